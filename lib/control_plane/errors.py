@@ -8,7 +8,7 @@
     │   ├── ViewExpired               a pinned view outlived the grace period
     │   └── WaitTimeout               wait_for or wait_until_ready ran out of time
     ├── InputInvalid                  mend the input: it was refused and changed nothing
-    │   ├── SyntaxInvalid             bytes that are not the strict YAML, JSON, note or envelope expected
+    │   ├── SyntaxInvalid             bytes that are not the YAML, JSON, note or envelope expected
     │   ├── ManifestInvalid           a document that breaks its kind's schema or rules
     │   └── StatementInvalid          a change set, trust, snapshot or epoch statement out of form
     ├── NotFound                      ask for something else
@@ -141,7 +141,7 @@ class Refused(ControlPlaneError):
 
 
 class Conflict(Refused):
-    """``conflicts`` lists each stale key: {"key": …, "expected": generation, "found": generation}."""
+    """``conflicts`` lists each stale key with the generations expected and found."""
 
     code = "conflict"
 

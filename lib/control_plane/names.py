@@ -64,7 +64,7 @@ def check_name(kind: str, name: str) -> None:
 
 
 def is_tenant(tenant: str) -> bool:
-    """Whether a ``tenants:`` block may use this id: NFC text up to 128 bytes, no control characters."""
+    """Whether ``tenants:`` may hold this id: NFC text up to 128 bytes, no control characters."""
     return (
         0 < len(tenant.encode("utf-8", "surrogatepass")) <= MAX_TENANT_BYTES
         and unicodedata.is_normalized("NFC", tenant)

@@ -33,6 +33,7 @@ def canonical(value: Json) -> bytes:
             lone surrogates, keys that are no strings, or nesting past Python's own limit.
     """
     try:
+        _refuse_long_floats(value)
         return rfc8785.dumps(value)  # type: ignore[arg-type]
     except (rfc8785.CanonicalizationError, UnicodeError) as error:
         raise SyntaxInvalid(
@@ -100,7 +101,7 @@ def _text(data: bytes, what: str) -> str:
 
 
 def _check_depth(text: str, what: str, max_depth: int) -> None:
-    """Refuse deep nesting before a recursive parser sees it; brackets inside strings do not count."""
+    """Refuse deep nesting before a recursive parser sees it; strings do not count."""
     # Skipped strings make this linear: a text with few brackets cannot be deep at all.
     if text.count("[") + text.count("{") <= max_depth:
         return
@@ -155,19 +156,41 @@ def _refuse_constant(word: str, what: str) -> NoReturn:
 
 
 def _integer(digits: str, what: str) -> int:
-    # 17 characters hold every allowed integer; a longer one must not reach int(), which is quadratic.
+    # 17 characters hold every allowed integer; int() of a longer text is quadratic.
     if len(digits) > 17 or abs(int(digits)) > MAX_INTEGER:
         raise SyntaxInvalid(
-            f"{what}: expected integers within ±(2^53 - 1), found {digits[:24]}; write it as a string"
+            f"{what}: expected integers within ±(2^53 - 1), found {digits[:24]}; write it as a"
+            " string"
         )
     return int(digits)
 
 
 def _number(digits: str, what: str) -> float:
     number = float(digits)
-    if number in (float("inf"), float("-inf")):
-        raise SyntaxInvalid(f"{what}: expected a finite number, found {digits[:24]}")
+    if not _writes_back(number):
+        raise SyntaxInvalid(
+            f"{what}: expected a finite number within ±(2^53 - 1) or past 1e21, found {digits[:24]}"
+        )
     return number
+
+
+def _writes_back(number: float) -> bool:
+    """Whether RFC 8785 writes this float so that it reads back: below 1e21 it writes whole digits."""
+    return not MAX_INTEGER < abs(number) < 1e21 and abs(number) != float("inf")
+
+
+def _refuse_long_floats(value: Json) -> None:
+    stack: list[Json] = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, float) and not _writes_back(item):
+            raise SyntaxInvalid(
+                f"expected a number within ±(2^53 - 1) or past 1e21, found {item!r}"
+            )
+        if isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
 
 
 def _refuse_surrogates(value: Json, what: str) -> None:

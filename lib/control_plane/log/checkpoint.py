@@ -77,7 +77,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A checkpoint whose log signature was verified; ``cosigned_at`` in seconds, None without one."""
+    """A checkpoint whose log signature was verified; ``cosigned_at`` in seconds or None."""
 
     checkpoint: Checkpoint
     note: bytes
@@ -178,5 +178,6 @@ def _verify(key: VerifierKey, signature: bytes, message: bytes) -> None:
         Ed25519PublicKey.from_public_bytes(key.public).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise SignatureInvalid(
-            f"checkpoint {key.name}: expected a signature by key {key.key_id.hex()}, found one that does not verify"
+            f"checkpoint {key.name}: expected a signature by key {key.key_id.hex()}, found one that"
+            " does not verify"
         ) from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from control_plane.errors import SyntaxInvalid
 from control_plane.log.canonical import Json, canonical, parse, sha256_hex
@@ -92,7 +93,7 @@ class Envelope:
             )
         signatures = tuple(_signature(item) for item in listed)
         ids = [signature.key_id for signature in signatures]
-        if any(first >= second for first, second in zip(ids, ids[1:], strict=False)):
+        if any(first >= second for first, second in pairwise(ids)):
             raise SyntaxInvalid(
                 "envelope: expected signatures sorted by key id, each once, found others"
             )

@@ -106,7 +106,7 @@ def fold(
 
 
 def change_digest(change: Change) -> str:
-    """A head's digest: the blob's, else the SHA-256 of the canonical change without ``replaces``."""
+    """A head's digest: the blob's, else SHA-256 of the canonical change without ``replaces``."""
     if change.digest is not None:
         return change.digest
     fields = change.to_json()
@@ -138,7 +138,8 @@ def _check_replaces(changes: Sequence[Change], before: Mapping[Key, Head | None]
         more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
         raise Rejection(
             "conflict",
-            f"{first['key']}: expected to replace generation {first['expected']}, found {first['found']}{more}",
+            f"{first['key']}: expected to replace generation {first['expected']}, found"
+            f" {first['found']}{more}",
             tuple(conflicts),
         )
 
@@ -158,7 +159,8 @@ def _moved(
     ):
         raise Rejection(
             "republished",
-            f"{change.key}: expected the published checksum {kept}, found {change.checksum}; publish a new version",
+            f"{change.key}: expected the published checksum {kept}, found {change.checksum};"
+            " publish a new version",
         )
     return Head(generation, change_digest(change), change.checksum or "", verb, key_ids)
 
@@ -171,5 +173,6 @@ def _check_version_is_live(change: Change, moved: Mapping[Key, Head], heads: Hea
     if head is None or not head.live:
         raise Rejection(
             "not_live",
-            f"{change.kind}/{change.name}@{change.version}: expected a published version to {change.action}, found none",
+            f"{change.kind}/{change.name}@{change.version}: expected a published version to"
+            f" {change.action}, found none",
         )

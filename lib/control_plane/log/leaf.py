@@ -29,7 +29,7 @@ class Leaf:
         """The canonical bytes that are hashed into the tree.
 
         Raises:
-            SyntaxInvalid: when they pass 65,535 bytes, the bound of an entry in a tlog-tiles bundle.
+            SyntaxInvalid: past 65,535 bytes, the bound of an entry in a tlog-tiles bundle.
         """
         data = canonical(
             {
@@ -55,7 +55,8 @@ class Leaf:
             raise SyntaxInvalid(f"leaf: expected an object, found {type(value).__name__}")
         if value.get("v") != LEAF_VERSION:
             raise UnknownLeafVersion(
-                f"leaf: expected version {LEAF_VERSION}, found {value.get('v')!r}; this version is too old"
+                f"leaf: expected version {LEAF_VERSION}, found {value.get('v')!r}; this version is"
+                " too old"
             )
         if set(value) != {"v", "sequenced_at", "envelope"}:
             raise SyntaxInvalid(

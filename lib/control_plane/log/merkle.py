@@ -18,7 +18,7 @@ HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 HashReader = Callable[[int, int], bytes]
-"""(level, index) to the hash of the complete subtree of 2^level leaves that starts at index * 2^level."""
+"""(level, index) to the hash of the complete subtree of the 2^level leaves from index * 2^level."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -72,9 +72,14 @@ class Frontier:
         body = data[8:]
         if len(data) < 8 or len(body) != HASH_BYTES * size.bit_count():
             raise SyntaxInvalid(
-                f"frontier: expected {size.bit_count()} hashes for size {size}, found {len(body)} bytes"
+                f"frontier: expected {size.bit_count()} hashes for size {size}, found {len(body)}"
+                " bytes"
             )
         return cls(size, _split(body))
+
+
+EMPTY = Frontier()
+"""The frontier of the empty tree."""
 
 
 def inclusion_proof(index: int, size: int, read: HashReader) -> list[bytes]:
@@ -100,7 +105,8 @@ def verify_inclusion(
         raise Forked(f"inclusion proof: expected an index below the size {size}, found {index}")
     if len(proof) != _path_length(index, size) or _climb(leaf, index, size, proof) != root:
         raise Forked(
-            f"inclusion proof: expected to reach the root of size {size} from leaf {index}, found another root"
+            f"inclusion proof: expected to reach the root of size {size} from leaf {index}, found"
+            " another root"
         )
 
 
@@ -120,7 +126,7 @@ def consistency_proof(old: int, new: int, read: HashReader) -> list[bytes]:
 def verify_consistency(
     old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]
 ) -> None:
-    """Check that the tree of size ``old`` is a prefix of the one of size ``new`` (RFC 9162, 2.1.4.2).
+    """Check that the tree of size ``old`` is a prefix of size ``new`` (RFC 9162, 2.1.4.2).
 
     Raises:
         Forked: when no single history explains both roots.
@@ -218,7 +224,7 @@ def _climb(subtree: bytes, index: int, size: int, proof: Sequence[bytes]) -> byt
 
 
 def _subproof(old: int, start: int, end: int, whole: bool, read: HashReader) -> list[bytes]:
-    """SUBPROOF of RFC 6962, 2.1.2; ``whole`` is its flag b: the old root needs no hash of its own."""
+    """SUBPROOF of RFC 6962, 2.1.2; ``whole`` is its b: the old root needs no hash of its own."""
     if start + old == end:
         return [] if whole else [range_root(start, end, read)]
     split = _largest_power_below(end - start)

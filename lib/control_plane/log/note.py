@@ -67,7 +67,8 @@ class VerifierKey:
         data = decode_base64(material, "vkey")
         if len(data) != 1 + PUBLIC_KEY_BYTES or data[0] not in ALGORITHMS:
             raise SyntaxInvalid(
-                f"vkey {name}: expected an Ed25519 key of type 0x01 or 0x04, found {len(data)} bytes"
+                f"vkey {name}: expected an Ed25519 key of type 0x01 or 0x04, found {len(data)}"
+                " bytes"
             )
         key = cls.of(name, data[0], data[1:])
         if written != key.key_id.hex():
@@ -106,7 +107,7 @@ class Note:
         """Read a note.
 
         Raises:
-            SyntaxInvalid: for control characters, a missing blank line, no signature or one out of form.
+            SyntaxInvalid: for control characters, no blank line, or a signature out of form.
         """
         text = _note_text(data)
         body, blank, tail = text.rpartition("\n\n")

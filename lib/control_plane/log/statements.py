@@ -130,7 +130,8 @@ class Change:
 
 
 _OPTIONAL = (
-    "version", "digest", "checksum", "value", "channel", "status", "reason", "successor", "shard", "scope",
+    "version", "digest", "checksum", "value", "channel", "status", "reason", "successor",
+    "shard", "scope",
 )  # fmt: skip
 _FIELDS = {
     "put": {"version", "digest", "checksum", "value", "shard", "scope"},
@@ -142,7 +143,7 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class ChangesBlob:
-    """A change list too long to stand in the statement: the digest of its lines and their number."""
+    """A change list too long for the statement: the digest of its lines and their number."""
 
     digest: str
     count: int
@@ -230,7 +231,7 @@ class TrustStatement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotStatement:
-    """The fold's commitment before this entry: RFC 6962 root over its lines, and the policy's digest."""
+    """What the log commits to before this entry: the fold's root and the policy's digest."""
 
     origin: str
     generation: int
@@ -273,7 +274,7 @@ class SnapshotStatement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """Where an epoch goes on from: the old epoch's number, size and root, and the first generation less 1."""
+    """What an epoch continues: the old one's number, size and root, and where generations go on."""
 
     epoch: int
     size: int
@@ -293,7 +294,8 @@ class EpochStatement:
         """The canonical bytes that are signed."""
         before = self.continues
         continues: Json = {
-            "epoch": before.epoch, "size": before.size, "root": before.root, "generation": before.generation,
+            "epoch": before.epoch, "size": before.size, "root": before.root,
+            "generation": before.generation,
         }  # fmt: skip
         return canonical(
             {"origin": self.origin, "continues": continues, "state": self.state.to_json()}
@@ -336,7 +338,8 @@ def parse_statement(envelope: Envelope) -> Statement:
     reader = _READERS.get(envelope.payload_type)
     if reader is None:
         raise UnknownPayloadType(
-            f"entry: expected one of {sorted(_READERS)}, found {envelope.payload_type[:80]!r}; this version is too old"
+            f"entry: expected one of {sorted(_READERS)}, found {envelope.payload_type[:80]!r}; this"
+            " version is too old"
         )
     return reader.from_payload(envelope.payload)
 
@@ -410,7 +413,8 @@ def _changes(value: Json) -> tuple[tuple[Change, ...], ChangesBlob | None]:
     if isinstance(value, list):
         if len(value) > MAX_LISTED_CHANGES:
             raise StatementInvalid(
-                f"change set: expected at most {MAX_LISTED_CHANGES} listed changes, found {len(value)}"
+                f"change set: expected at most {MAX_LISTED_CHANGES} listed changes, found"
+                f" {len(value)}"
             )
         changes = tuple(Change.from_json(item) for item in value)
         _check_list(changes)
@@ -479,7 +483,8 @@ def _check_change(change: Change) -> None:
     needed, allowed = _shape(change)
     if not needed <= present or not present <= allowed:
         raise StatementInvalid(
-            f"{what}: expected the fields {sorted(needed)} for {change.action}, found {sorted(present)}"
+            f"{what}: expected the fields {sorted(needed)} for {change.action}, found"
+            f" {sorted(present)}"
         )
     if change.channel is not None:
         _matching(change.channel, "channel", CHANNEL)
@@ -510,7 +515,8 @@ def _shape(change: Change) -> tuple[set[str], set[str]]:
         return set(), {"scope"} | ({"shard"} if change.kind == "segment" else set())
     if not versioned:
         raise StatementInvalid(
-            f"change {change.kind}/{change.name}: expected an agent or tool to {change.action}, found a {change.kind}"
+            f"change {change.kind}/{change.name}: expected an agent or tool to {change.action},"
+            f" found a {change.kind}"
         )
     if change.action == "activate":
         return {"channel", "version"}, {"channel", "version", "scope"}

@@ -37,7 +37,7 @@ from control_plane.log.canonical import sha256_hex
 from control_plane.log.checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
 from control_plane.log.fold import Head, HeadReader, Rejection, fold
 from control_plane.log.leaf import Leaf
-from control_plane.log.merkle import Frontier, leaf_hash, verify_consistency
+from control_plane.log.merkle import EMPTY, Frontier, leaf_hash, verify_consistency
 from control_plane.log.statements import (
     Change,
     ChangeSet,
@@ -76,11 +76,11 @@ class SnapshotMismatch(TrustError):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a log has been followed: everything needed to go on, and to notice a rewritten past."""
+    """How far a log was followed: all that is needed to go on and to notice a rewritten past."""
 
     origin: str
     size: int = 0
-    frontier: Frontier = Frontier()
+    frontier: Frontier = EMPTY
     checkpoint: bytes = b""
     sequenced_at: int = 0
     continues_generation: int = 0
@@ -156,7 +156,8 @@ def check_batch(
     # (2) its size is not smaller than ours
     if checkpoint.size < position.size:
         raise RolledBack(
-            f"{position.origin}: expected a size of at least {position.size}, found {checkpoint.size}"
+            f"{position.origin}: expected a size of at least {position.size}, found"
+            f" {checkpoint.size}"
         )
     # (3) its root equals our frontier extended by the new leaves
     if batch.first != position.size:
@@ -170,7 +171,8 @@ def check_batch(
     for offset, leaf in enumerate(leaves):
         if leaf.sequenced_at < last:
             raise Forked(
-                f"{position.origin}: expected entry {batch.first + offset} at {last} ms or later, found {leaf.sequenced_at}"
+                f"{position.origin}: expected entry {batch.first + offset} at {last} ms or later,"
+                f" found {leaf.sequenced_at}"
             )
         last = leaf.sequenced_at
     moved = Position(
@@ -185,7 +187,7 @@ def check_batch(
 
 
 def staleness(cosigned_at: int | None, now_s: int) -> str:
-    """Step 4: ``fresh``, ``stale`` (older than 60 s, or never cosigned) or ``clock`` (from the future)."""
+    """Step 4: ``fresh``, ``stale`` (over 60 s old, or never cosigned) or ``clock`` (future)."""
     if cosigned_at is None or now_s - cosigned_at > STALE_AFTER_SECONDS:
         return "stale"
     return "clock" if cosigned_at - now_s > FUTURE_TOLERANCE_SECONDS else "fresh"
@@ -263,7 +265,8 @@ def _change_set(entry: _Entry, statement: ChangeSet, policy: Policy) -> Accepted
     if entry.leaf.sequenced_at > statement.not_after:
         raise Rejection(
             "late",
-            f"expected to be sequenced by {statement.not_after} ms, found {entry.leaf.sequenced_at} ms",
+            f"expected to be sequenced by {statement.not_after} ms, found"
+            f" {entry.leaf.sequenced_at} ms",
         )
     changes = statement.changes
     if statement.changes_blob is not None:
@@ -337,7 +340,8 @@ def _check_root(
         raise Forked(f"{origin}: expected at most {checkpoint.size} leaves, found {frontier.size}")
     if frontier.size < checkpoint.size and proof is None:
         raise Forked(
-            f"{origin}: expected {checkpoint.size} leaves or a proof, found {frontier.size} without one"
+            f"{origin}: expected {checkpoint.size} leaves or a proof, found {frontier.size}"
+            " without one"
         )
     try:
         verify_consistency(
@@ -345,8 +349,8 @@ def _check_root(
         )
     except Forked as error:
         raise Forked(
-            f"{origin}: expected our history to lead to root {checkpoint.root.hex()} at size {checkpoint.size}, "
-            f"found {frontier.root().hex()} at size {frontier.size}"
+            f"{origin}: expected our history to lead to root {checkpoint.root.hex()} at size"
+            f" {checkpoint.size}, found {frontier.root().hex()} at size {frontier.size}"
         ) from error
 
 

@@ -20,7 +20,7 @@ _PATH = re.compile(
 
 
 def tile_path(level: int | str, index: int, width: int = TILE_WIDTH) -> str:
-    """The path below the log's prefix; ``level`` is a number or ``"entries"``, ``width`` 1 to 256."""
+    """The path below the log's prefix; ``level`` a number or ``"entries"``, ``width`` 1 to 256."""
     digits = f"{index % 1000:03d}"
     while index >= 1000:
         index //= 1000
