@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from control_plane.errors import SyntaxInvalid
 from control_plane.log.canonical import canonical, parse, parse_canonical
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -19,10 +20,10 @@ JSON = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False).filter(
         lambda number: not 2**53 <= abs(number) < 1e21
     )
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 def test_the_example_of_rfc_8785_section_3_2_3_has_its_bytes() -> None:
@@ -105,9 +106,5 @@ def test_what_rfc_8785_cannot_write_is_refused(value: object) -> None:
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_raise_one_family_of_errors(data: bytes) -> None:
-    try:
-        parse(data, what="input")
-    except SyntaxInvalid:
-        pass
     with contextlib.suppress(SyntaxInvalid):
         parse(data, what="input")

@@ -155,8 +155,8 @@ def test_a_leaf_at_another_place_is_refused(data: st.DataObject, size: int) -> N
         merkle.verify_inclusion(merkle.leaf_hash(b"other"), index, size, proof, mth(leaves))
     with pytest.raises(Forked):
         merkle.verify_inclusion(merkle.leaf_hash(leaves[index]), size, size, proof, mth(leaves))
+    longer = [*proof, bytes(32)]
     with pytest.raises(Forked):
-        longer = [*proof, bytes(32)]
         merkle.verify_inclusion(merkle.leaf_hash(leaves[index]), index, size, longer, mth(leaves))
 
 

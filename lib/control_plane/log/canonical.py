@@ -175,7 +175,7 @@ def _number(digits: str, what: str) -> float:
 
 
 def _writes_back(number: float) -> bool:
-    """Whether RFC 8785 writes this float so that it reads back: below 1e21 it writes whole digits."""
+    """Whether the float, as RFC 8785 writes it, reads back: it spells digits out below 1e21."""
     return not MAX_INTEGER < abs(number) < 1e21 and abs(number) != float("inf")
 
 
