@@ -5,6 +5,8 @@
     │   ├── StoreUnreachable          the store did not answer
     │   ├── ReplicaUnavailable        no replica at that place (yet)
     │   ├── ReplicaBusy               the writer kept moving under the read
+    │   ├── ReplicaLocked             another process writes this replica
+    │   ├── ReplicaUnwritable         the disk is full or does not let the writer in
     │   ├── ViewExpired               a pinned view outlived the grace period
     │   └── WaitTimeout               wait_for or wait_until_ready ran out of time
     ├── InputInvalid                  mend the input: it was refused and changed nothing
@@ -66,6 +68,18 @@ class ReplicaBusy(Unavailable):
     """A hundred attempts found the writer moving; the last good value still stands."""
 
     code = "replica_busy"
+
+
+class ReplicaLocked(Unavailable):
+    """Another process is the writer of this replica; the message names it."""
+
+    code = "replica_locked"
+
+
+class ReplicaUnwritable(Unavailable):
+    """The replica could not be written; what was committed before is still there."""
+
+    code = "replica_unwritable"
 
 
 class ViewExpired(Unavailable):
