@@ -1,0 +1,331 @@
+"""One connection to a store, over TCP, TLS or a unix socket.
+
+What this module decides:
+
+- A store is named ``http://host:port``, ``https://host[:port]`` or ``unix:/path/to/socket``.
+- Every request may be sent twice without harm: blobs are named by their digest, change sets by
+  their statement. So a kept connection that turns out to be closed is opened anew, once; any
+  other failure to get an answer is ``StoreUnreachable``.
+- A refusal becomes the error of this package whose ``code`` the body names; an answer that is
+  not in the store's format is ``StoreUnreachable`` too, because whoever sent it is not a store.
+- Bytes fetched by digest are hashed before they are returned.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from control_plane import errors
+from control_plane._version import __version__
+from control_plane.errors import (
+    ChecksumMismatch,
+    Conflict,
+    ControlPlaneError,
+    NotFound,
+    Refused,
+    StoreUnreachable,
+    SyntaxInvalid,
+    ThresholdNotReached,
+    TokenRefused,
+)
+from control_plane.log.canonical import Json, parse, sha256_hex
+from control_plane.log.envelope import Envelope
+
+MAX_ANSWER_BYTES: Final = 128 << 20
+"""More than any answer of a store: the follow answer is bounded at 8 MiB, a blob at 32 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers in lower case and body of one answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What the store made of a change set.
+
+    ``generation`` and ``index`` are None while it waits for signatures (``pending``) and after a
+    dry run; ``repeated`` says that the log held it already.
+    """
+
+    environment: str
+    identity: str
+    generation: int | None = None
+    index: int | None = None
+    repeated: bool = False
+    pending: bool = False
+    threshold: int = 0
+    found: int = 0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket; the host is only what the Host header says."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class StoreClient:
+    """Speaks the store's HTTP interface; one thread at a time; close it when done.
+
+    ``timeout_seconds`` bounds each wait for bytes, not the whole call. ``certificates`` is a PEM
+    file to trust instead of the system's authorities.
+
+    Raises:
+        ValueError: for a URL of another form.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_seconds: float = 30.0,
+        certificates: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.url = url
+        self._token = token
+        self._timeout_seconds = timeout_seconds
+        self._certificates = certificates
+        self._prefix = ""
+        self._connection: http.client.HTTPConnection | None = None
+        self._epochs: dict[str, int] = {}
+        self._new_connection()  # a wrong URL is found here, not at the first request
+
+    def close(self) -> None:
+        """Close the kept connection; the client may be used again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> StoreClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Changes
+
+    def put_blob(self, environment: str, data: bytes) -> str:
+        """Store ``data`` for ``environment`` and return its SHA-256 in hex."""
+        digest = sha256_hex(data)
+        self._call("PUT", f"/v1/{environment}/blob/sha256/{digest}", data)
+        return digest
+
+    def submit(self, environment: str, envelope: Envelope, *, dry_run: bool = False) -> Submission:
+        """Hand in a signed change set.
+
+        Raises:
+            Conflict: a ``replaces`` is not the key's head.
+            Refused: for every other reason the store gives.
+        """
+        path = f"/v1/{environment}/changes" + ("?dry_run=1" if dry_run else "")
+        answer = self._call("POST", path, envelope.encode())
+        value = self._object(answer)
+        return Submission(
+            environment=environment,
+            identity=envelope.identity,
+            generation=_integer(value, "generation"),
+            index=_integer(value, "index"),
+            repeated=answer.status == 200 and not dry_run,
+            pending=answer.status == 202,
+            threshold=_integer(value, "threshold") or 0,
+            found=_integer(value, "found") or 0,
+        )
+
+    # Reading
+
+    def heads(self, environment: str, keys: Iterable[str] = ()) -> dict[str, Any]:
+        """The fold's heads: all of them, or those of ``keys`` (``"flag/x"``)."""
+        return self._query(f"/v1/{environment}/heads", key=list(keys))
+
+    def history(self, environment: str, **filters: object) -> dict[str, Any]:
+        """Log entries, newest first, as the store tells them."""
+        return self._query(f"/v1/{environment}/history", **filters)
+
+    def pending(self, environment: str) -> dict[str, Any]:
+        """Change sets that wait for more signatures."""
+        return self._query(f"/v1/{environment}/pending")
+
+    def follow(self, environment: str, *, epoch: int, size: int, wait: float = 0) -> dict[str, Any]:
+        """Entries from index ``size`` on with a checkpoint, as an unpacked msgpack mapping."""
+        import msgpack
+
+        query = urlencode({"epoch": epoch, "size": size, "wait": int(wait)})
+        answer = self._call("GET", f"/v1/{environment}/follow?{query}")
+        try:
+            value = msgpack.unpackb(answer.body, strict_map_key=False)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise self._not_a_store("a msgpack mapping") from error
+        if not isinstance(value, dict) or value.get("format") != 1:
+            raise self._not_a_store("a follow answer of format 1")
+        return value
+
+    def checkpoint(self, environment: str, epoch: int | None = None) -> bytes:
+        """The newest signed checkpoint, unverified."""
+        number = self.epoch(environment) if epoch is None else epoch
+        return self._call("GET", f"/{environment}/{number}/checkpoint").body
+
+    def blob(self, environment: str, digest: str, epoch: int | None = None) -> bytes:
+        """The bytes whose SHA-256 is ``digest``.
+
+        Raises:
+            NotFound: the store has none, or deleted them after they were superseded.
+            ChecksumMismatch: the store sent other bytes.
+        """
+        number = self.epoch(environment) if epoch is None else epoch
+        data = self._call("GET", f"/{environment}/{number}/blob/sha256/{digest}").body
+        if (found := sha256_hex(data)) != digest:
+            raise ChecksumMismatch(f"{environment}: expected blob {digest}, found {found}")
+        return data
+
+    def epoch(self, environment: str) -> int:
+        """The number of the environment's newest epoch, asked once."""
+        if environment not in self._epochs:
+            # A key no manifest can have: the answer carries the position and no heads.
+            value = self.heads(environment, ["flag/-"])
+            self._epochs[environment] = int(str(value["origin"]).rsplit("/", 1)[-1])
+        return self._epochs[environment]
+
+    # Requests
+
+    def _query(self, path: str, **parameters: object) -> dict[str, Any]:
+        given = {key: value for key, value in parameters.items() if value not in (None, [])}
+        query = urlencode(given, doseq=True)
+        return self._object(self._call("GET", path + (f"?{query}" if query else "")))
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        answer = self.request(method, path, body)
+        if answer.status >= 300:
+            raise self._refusal(answer, path)
+        return answer
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        """Send one request and read the whole answer, whatever its status."""
+        headers = {"User-Agent": f"control-plane/{__version__}", "Accept": "*/*"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if body is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        kept = self._connection is not None
+        try:
+            return self._exchange(method, path, body, headers)
+        except (http.client.HTTPException, OSError) as first:
+            self.close()
+            if not (kept and isinstance(first, (http.client.HTTPException, ConnectionError))):
+                raise self._unreachable(first) from first
+        try:
+            return self._exchange(method, path, body, headers)
+        except (http.client.HTTPException, OSError) as second:
+            self.close()
+            raise self._unreachable(second) from second
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> Answer:
+        if self._connection is None:
+            self._connection = self._new_connection()
+        self._connection.request(method, self._prefix + quote(path, safe="/?&=%"), body, headers)
+        response = self._connection.getresponse()
+        data = response.read(MAX_ANSWER_BYTES + 1)
+        if len(data) > MAX_ANSWER_BYTES:
+            raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+        lowered = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, lowered, data)
+
+    def _new_connection(self) -> http.client.HTTPConnection:
+        if self.url.startswith("unix:"):
+            return _UnixConnection(self.url.removeprefix("unix:"), self._timeout_seconds)
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(
+                f"store: expected http://host:port, https://host or unix:/path, found {self.url!r}"
+            )
+        self._prefix = parts.path.rstrip("/")
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(
+                parts.hostname, parts.port, timeout=self._timeout_seconds
+            )
+        cafile = None if self._certificates is None else os.fspath(self._certificates)
+        context = ssl.create_default_context(cafile=cafile)
+        return http.client.HTTPSConnection(
+            parts.hostname, parts.port, timeout=self._timeout_seconds, context=context
+        )
+
+    # Answers
+
+    def _object(self, answer: Answer) -> dict[str, Any]:
+        try:
+            value: Json = parse(answer.body, what=self.url, max_bytes=MAX_ANSWER_BYTES)
+        except SyntaxInvalid as error:
+            raise self._not_a_store("a JSON object") from error
+        if not isinstance(value, dict):
+            raise self._not_a_store("a JSON object")
+        return value
+
+    def _refusal(self, answer: Answer, path: str) -> ControlPlaneError:
+        try:
+            value = self._object(answer)
+        except StoreUnreachable:
+            value = {}
+        code, message = value.get("code"), value.get("message")
+        if not (isinstance(code, str) and isinstance(message, str)):
+            return StoreUnreachable(
+                f"{self.url}: expected an answer of a store, found status {answer.status}"
+                f" at {path.partition('?')[0]}"
+            )
+        if answer.status == 409 and "conflicts" in value:
+            return Conflict(message, tuple(value["conflicts"] or ()))
+        if code == ThresholdNotReached.code:
+            threshold, found = _integer(value, "threshold"), _integer(value, "found")
+            return ThresholdNotReached(message, threshold or 0, found or 0)
+        return _leaf(code, answer.status)(message)
+
+    def _not_a_store(self, expected: str) -> StoreUnreachable:
+        return StoreUnreachable(f"{self.url}: expected {expected}, found other bytes")
+
+    def _unreachable(self, error: Exception) -> StoreUnreachable:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return StoreUnreachable(
+            f"{self.url}: expected a store, found {(what or type(error).__name__).lower()};"
+            " start it with 'control-plane store', or name another with --store"
+        )
+
+
+def _leaf(code: str, status: int) -> type[ControlPlaneError]:
+    """The error class a refusal's code names; by status where a newer store has a newer code."""
+    for name in dir(errors):
+        found = getattr(errors, name)
+        if (
+            isinstance(found, type)
+            and issubclass(found, ControlPlaneError)
+            and found.__dict__.get("code") == code
+        ):
+            return found
+    if status in (401, 403):
+        return TokenRefused
+    if status in (404, 410):
+        return NotFound
+    return StoreUnreachable if status >= 500 else Refused
+
+
+def _integer(value: Mapping[str, Any], name: str) -> int | None:
+    found = value.get(name)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
