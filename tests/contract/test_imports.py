@@ -109,7 +109,7 @@ def _top_level_imports(file: Path) -> set[str]:
 
 
 def fresh(script: str) -> set[str]:
-    """The modules a fresh interpreter holds after the script; without the editable install's hook."""
+    """The modules a script adds to those of a fresh interpreter."""
     command = [sys.executable, "-c", f"{script}\nimport sys; print(*sys.modules)"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     bare = subprocess.run(

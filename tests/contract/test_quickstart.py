@@ -1,4 +1,4 @@
-"""The README's first steps outside a clone: install the wheel, init, up, kill, and watch it change."""
+"""The README's first steps outside a clone: install, init, up, kill, and watch it change."""
 
 from __future__ import annotations
 
