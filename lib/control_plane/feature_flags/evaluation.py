@@ -1,0 +1,76 @@
+"""What an evaluation answers, in OpenFeature's words.
+
+Reasons: STATIC (the flag has neither rules nor overrides), TARGETING_MATCH (an override or a
+rule), SPLIT (a rule that divides by weight), DEFAULT (no rule matched), DISABLED (a kill, or
+``enabled: false``), ERROR (``error_code`` says why, and ``value`` is the caller's default).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STATIC = "STATIC"
+TARGETING_MATCH = "TARGETING_MATCH"
+SPLIT = "SPLIT"
+DEFAULT = "DEFAULT"
+DISABLED = "DISABLED"
+ERROR = "ERROR"
+
+FLAG_NOT_FOUND = "FLAG_NOT_FOUND"
+TYPE_MISMATCH = "TYPE_MISMATCH"
+PARSE_ERROR = "PARSE_ERROR"
+GENERAL = "GENERAL"
+INVALID_CONTEXT = "INVALID_CONTEXT"
+PROVIDER_NOT_READY = "PROVIDER_NOT_READY"
+
+
+class Evaluation:
+    """One answer and how it came about.
+
+    ``value`` is the caller's default when ``variant`` is None. ``rule`` names the rule that
+    decided, if one did. ``generation`` is that of the change that last touched the flag or its
+    kill on this node, 0 when there is no record.
+    """
+
+    __slots__ = ("error_code", "generation", "reason", "rule", "value", "variant")
+
+    def __init__(
+        self,
+        value: Any,
+        variant: str | None,
+        reason: str,
+        error_code: str | None = None,
+        rule: str | None = None,
+        generation: int = 0,
+    ) -> None:
+        self.value = value
+        self.variant = variant
+        self.reason = reason
+        self.error_code = error_code
+        self.rule = rule
+        self.generation = generation
+
+    def _fields(self) -> tuple[Any, ...]:
+        return (
+            self.value,
+            self.variant,
+            self.reason,
+            self.error_code,
+            self.rule,
+            self.generation,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Evaluation):
+            return NotImplemented
+        return self._fields() == other._fields()
+
+    __hash__ = None  # type: ignore[assignment]  # the value may be a list or a mapping
+
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation(value={self.value!r}, variant={self.variant!r}, reason={self.reason!r}, "
+            f"error_code={self.error_code!r}, rule={self.rule!r}, generation={self.generation})"
+        )

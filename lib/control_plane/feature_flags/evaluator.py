@@ -1,0 +1,628 @@
+"""The calls applications make, on whatever table of answers is current.
+
+Data never makes a call raise: a missing replica or flag, a record that cannot be read, a variant
+of another type and a context that cannot be compared give the caller's default, with one log line
+per name. Misuse raises: a name that is no str (TypeError), a percentage outside 0 to 100
+(ValueError).
+
+``rollout_percentage``: the flag is evaluated first. False or an error is the answer. True by a
+split is, too: the flag's own percentage wins. Any other true holds only for units whose point
+among 100,000, with the flag's salt, is below percentage * 1,000. The unit is the user id, else
+the tenant id, else the targeting key; without one the answer is false.
+
+A value's type is number, whatever it looks like: asked for an int, 2.0 is 2 and 2.5 is a
+mismatch; asked for a float, 2 is 2.0. A bool is no number. Objects and arrays are copied, so a
+caller may change what it got.
+"""
+
+from __future__ import annotations
+
+from control_plane.errors import ControlPlaneError, ReplicaInvalid
+from control_plane.feature_flags.bucketing import point_of, unit_of
+from control_plane.feature_flags.compile import (
+    DETAILS,
+    VALUES,
+    VARIANTS,
+    CompiledFlag,
+    Function,
+    PlainContext,
+    plain,
+)
+from control_plane.feature_flags.evaluation import (
+    ERROR,
+    GENERAL,
+    INVALID_CONTEXT,
+    PARSE_ERROR,
+    SPLIT,
+    TYPE_MISMATCH,
+    Evaluation,
+)
+from control_plane.feature_flags.segments import Moved
+from control_plane.feature_flags.table import Library, Table
+from control_plane.replica.header import FLAGS_REVISION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol
+
+    Context = Mapping[str, Any]
+
+    class Handle(Protocol):
+        """``is_enabled`` of one flag."""
+
+        def __call__(
+            self,
+            user_id: str | int | None = None,
+            tenant_id: str | int | None = None,
+            context: Context | None = None,
+            default: bool = False,
+        ) -> bool: ...
+
+
+ROUNDS = 100
+POINTS = 100_000
+MAX_COPY_DEPTH = 64
+
+# The word every call compares; element 8 * i of the header is word i.
+_REVISION = 8 * FLAGS_REVISION
+
+_TYPE_OF_DEFAULT: dict[type, str] = {
+    bool: "bool",
+    str: "string",
+    int: "int",
+    float: "float",
+    dict: "object",
+    list: "array",
+}
+_ANY = "any"
+_MISMATCH = object()
+
+
+class FlagEvaluator:
+    """Evaluates flags on the current table; made by ``FeatureFlagManager``."""
+
+    __slots__ = ("_library", "_table")
+
+    _library: Library
+    _table: Table
+
+    def is_enabled(
+        self,
+        name: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+        default: bool = False,
+        rollout_percentage: float | None = None,
+    ) -> bool:
+        """Whether a boolean flag is on for this unit and context.
+
+        ``rollout_percentage`` (0 to 100) narrows a flag that is on without a split of its own.
+
+        Raises:
+            TypeError: the name is no str.
+            ValueError: the percentage is outside 0 to 100.
+        """
+        table = self._table
+        if table.words[_REVISION] != table.revision:
+            table = self._renewed()
+        try:
+            answer = table.enabled[name]
+        except KeyError:
+            answer = self._first(Table.load_enabled, name)
+        if rollout_percentage is not None:
+            return self._rolled_out(name, user_id, tenant_id, context, default, rollout_percentage)
+        if answer is True or answer is False:
+            return answer
+        if answer is None:
+            return default
+        try:
+            return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]  # a bool flag's
+        except Exception:
+            # Comparing an application's own value can raise anything; so can a record it needs.
+            found = self._again(VALUES, name, user_id, tenant_id, context)
+            return found if found is True or found is False else default
+
+    def variant(
+        self,
+        name: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+        default: str | None = None,
+    ) -> str | None:
+        """The name of the variant that is served.
+
+        Raises:
+            TypeError: the name is no str.
+        """
+        table = self._table
+        if table.words[_REVISION] != table.revision:
+            table = self._renewed()
+        try:
+            answer = table.variants[name]
+        except KeyError:
+            answer = self._first(Table.load_variant, name)
+        if answer.__class__ is Function:
+            try:
+                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+            except Exception:
+                # As in is_enabled.
+                answer = self._again(VARIANTS, name, user_id, tenant_id, context)
+        return default if answer is None else answer
+
+    def value(
+        self,
+        name: str,
+        default: Any,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Any:
+        """The value that is served; the type of ``default`` (None: any) decides which fits.
+
+        Raises:
+            TypeError: the name is no str.
+        """
+        wanted = _TYPE_OF_DEFAULT.get(default.__class__, _ANY)
+        return self._value(wanted, name, default, user_id, tenant_id, context)
+
+    def get_bool(
+        self,
+        name: str,
+        default: bool,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> bool:
+        """The value of a boolean flag; raises as ``value``."""
+        found: bool = self._value("bool", name, default, user_id, tenant_id, context)
+        return found
+
+    def get_str(
+        self,
+        name: str,
+        default: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> str:
+        """The value of a string flag; raises as ``value``."""
+        found: str = self._value("string", name, default, user_id, tenant_id, context)
+        return found
+
+    def get_int(
+        self,
+        name: str,
+        default: int,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> int:
+        """The value of a number flag that is whole; raises as ``value``."""
+        found: int = self._value("int", name, default, user_id, tenant_id, context)
+        return found
+
+    def get_float(
+        self,
+        name: str,
+        default: float,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> float:
+        """The value of a number flag as float; raises as ``value``."""
+        found: float = self._value("float", name, default, user_id, tenant_id, context)
+        return found
+
+    def get_json(
+        self,
+        name: str,
+        default: Any,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Any:
+        """The value of a flag of any type, a copy of the caller's own; raises as ``value``."""
+        return self._value(_ANY, name, default, user_id, tenant_id, context)
+
+    def evaluate(
+        self,
+        name: str,
+        default: Any,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Evaluation:
+        """The value with the variant, reason, rule and generation behind it.
+
+        Raises:
+            TypeError: the name is no str.
+        """
+        details = self._again(DETAILS, name, user_id, tenant_id, context)
+        value, variant, reason, rule, error, generation = details
+        if variant is None:
+            return Evaluation(default, None, reason, error, None, generation)
+        wanted = _TYPE_OF_DEFAULT.get(default.__class__, _ANY)
+        converted = _converted(value, wanted)
+        if converted is _MISMATCH:
+            self._complain_mismatch(name, wanted, value)
+            return Evaluation(default, None, ERROR, TYPE_MISMATCH, None, generation)
+        return Evaluation(converted, variant, reason, None, rule, generation)
+
+    def flag(self, name: str) -> Handle:
+        """A callable for one boolean flag, the cheapest way to ask again and again.
+
+        ``handle(user_id=None, tenant_id=None, context=None, default=False)`` answers what
+        ``is_enabled`` would.
+
+        Raises:
+            TypeError: the name is no str.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"expected the name of a flag as str, found {type(name).__name__}")
+        # One cell holds all three, so a thread never pairs an answer with another's revision.
+        state: tuple[memoryview, int, Any] = (self._table.words, -2, None)
+
+        def handle(
+            user_id: str | int | None = None,
+            tenant_id: str | int | None = None,
+            context: Context | None = None,
+            default: bool = False,
+        ) -> bool:
+            nonlocal state
+            words, revision, answer = state
+            if words[_REVISION] != revision:
+                answer = self._first(Table.load_enabled, name)
+                # Of a table that was replaced meanwhile only an old revision is kept, which
+                # the next call finds out.
+                table = self._table
+                if name in table.enabled:
+                    answer = table.enabled[name]
+                    state = (table.words, table.revision, answer)
+            if answer is True or answer is False:
+                return answer
+            if answer is None:
+                return default
+            try:
+                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+            except Exception:
+                # As in is_enabled.
+                state = (words, -2, None)
+                found = self._again(VALUES, name, user_id, tenant_id, context)
+                return found if found is True or found is False else default
+
+        return handle
+
+    def bind(self, **context: Any) -> BoundFlags:
+        """These flags for one caller: ``user_id``, ``tenant_id`` and any other attributes.
+
+        What a call of the bound manager gives itself wins over what was bound.
+        """
+        return BoundFlags(self, context)
+
+    # Below: the paths that are not hot.
+
+    def _renewed(self) -> Table:
+        """The table for the revision in force now."""
+        raise NotImplementedError
+
+    def _dropped(self, table: Table) -> None:
+        """Begin an empty table in place of one that met a newer transaction."""
+        raise NotImplementedError
+
+    def _current(self) -> Table:
+        table = self._table
+        return table if table.words[_REVISION] == table.revision else self._renewed()
+
+    def _first(self, load: Callable[[Table, str], Any], name: str) -> Any:
+        """Fill a name into the current table and return its answer."""
+        for _ in range(ROUNDS):
+            table = self._current()
+            try:
+                return load(table, name)
+            except Moved:
+                self._dropped(table)
+        self._library.complain(name, "expected records of one transaction, found the writer moving")
+        return None
+
+    def _again(
+        self,
+        mode: str,
+        name: str,
+        user_id: str | int | None,
+        tenant_id: str | int | None,
+        context: Context | None,
+    ) -> Any:
+        """Evaluate step by step: newer tables while records move, plain values if one raises."""
+        return self._decided(mode, name, user_id, tenant_id, context)[0]
+
+    def _decided(
+        self,
+        mode: str,
+        name: str,
+        user_id: str | int | None,
+        tenant_id: str | int | None,
+        context: Context | None,
+    ) -> tuple[Any, CompiledFlag]:
+        """The answer in that mode and the flag that gave it."""
+        for _ in range(ROUNDS):
+            table = self._current()
+            try:
+                flag = table.flag(name)
+                answer = flag.bound(mode, table.members.contains)
+                if answer.__class__ is Function:
+                    answer = self._called(answer, name, mode, user_id, tenant_id, context)
+                return answer, flag
+            except Moved:
+                self._dropped(table)
+        reason = "expected records of one transaction, found the writer moving"
+        flag = self._library.fault(name, GENERAL, reason)
+        return flag.bound(mode), flag
+
+    def _called(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        mode: str,
+        user_id: Any,
+        tenant_id: Any,
+        context: Any,
+    ) -> Any:
+        try:
+            return function(user_id, tenant_id, context)
+        except Moved:
+            raise
+        except Exception:
+            # Whatever it was, the same flag is asked once more with plain values only.
+            pass
+        try:
+            shown = None if context is None else PlainContext(context)
+            return function(plain(user_id), plain(tenant_id), shown)
+        except Moved:
+            raise
+        except ControlPlaneError as error:
+            code = PARSE_ERROR if isinstance(error, ReplicaInvalid) else GENERAL
+            return self._library.fault(name, code, str(error)).bound(mode)
+        except Exception as error:
+            # Not even plain values could be had: the context is none.
+            code = GENERAL if isinstance(context, dict) else INVALID_CONTEXT
+            reason = f"expected a context to compare, found {type(error).__name__}"
+            return self._library.fault(name, code, reason).bound(mode)
+
+    def _value(
+        self,
+        wanted: str,
+        name: str,
+        default: Any,
+        user_id: str | int | None,
+        tenant_id: str | int | None,
+        context: Context | None,
+    ) -> Any:
+        table = self._current()
+        try:
+            answer = table.values[name]
+        except KeyError:
+            answer = self._first(Table.load_value, name)
+        if answer.__class__ is Function:
+            try:
+                answer = answer(user_id, tenant_id, context)
+            except Exception:
+                # As in is_enabled.
+                answer = self._again(VALUES, name, user_id, tenant_id, context)
+        if answer is None:
+            return default
+        converted = _converted(answer, wanted)
+        if converted is _MISMATCH:
+            self._complain_mismatch(name, wanted, answer)
+            return default
+        return converted
+
+    def _rolled_out(
+        self,
+        name: str,
+        user_id: str | int | None,
+        tenant_id: str | int | None,
+        context: Context | None,
+        default: bool,
+        percentage: float,
+    ) -> bool:
+        bound = _bound_of(percentage)
+        details, flag = self._decided(DETAILS, name, user_id, tenant_id, context)
+        value, variant, reason = details[:3]
+        if variant is None or value.__class__ is not bool:
+            return default
+        if value is False or reason == SPLIT:
+            return bool(value)
+        unit = _rollout_unit(user_id, tenant_id, context)
+        return unit is not None and point_of(unit, flag.seed, POINTS) < bound
+
+    def _complain_mismatch(self, name: str, wanted: str, value: Any) -> None:
+        found = type(value).__name__
+        self._library.complain(name, f"{TYPE_MISMATCH}: expected {wanted}, found {found}")
+
+
+class BoundFlags:
+    """Flags for one caller; the same calls with the caller's ids and attributes filled in."""
+
+    __slots__ = ("_context", "_flags", "_tenant_id", "_user_id")
+
+    def __init__(self, flags: FlagEvaluator, context: Mapping[str, Any]) -> None:
+        self._flags = flags
+        self._user_id = context.get("user_id")
+        self._tenant_id = context.get("tenant_id")
+        rest = {name: context[name] for name in context if name not in ("user_id", "tenant_id")}
+        self._context = rest or None
+
+    def is_enabled(
+        self,
+        name: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+        default: bool = False,
+        rollout_percentage: float | None = None,
+    ) -> bool:
+        """As ``FlagEvaluator.is_enabled``."""
+        user_id, tenant_id, context = self._filled(user_id, tenant_id, context)
+        return self._flags.is_enabled(
+            name, user_id, tenant_id, context, default, rollout_percentage
+        )
+
+    def variant(
+        self,
+        name: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+        default: str | None = None,
+    ) -> str | None:
+        """As ``FlagEvaluator.variant``."""
+        return self._flags.variant(name, *self._filled(user_id, tenant_id, context), default)
+
+    def value(
+        self,
+        name: str,
+        default: Any,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Any:
+        """As ``FlagEvaluator.value``."""
+        return self._flags.value(name, default, *self._filled(user_id, tenant_id, context))
+
+    def get_bool(
+        self,
+        name: str,
+        default: bool,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> bool:
+        """As ``FlagEvaluator.get_bool``."""
+        return self._flags.get_bool(name, default, *self._filled(user_id, tenant_id, context))
+
+    def get_str(
+        self,
+        name: str,
+        default: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> str:
+        """As ``FlagEvaluator.get_str``."""
+        return self._flags.get_str(name, default, *self._filled(user_id, tenant_id, context))
+
+    def get_int(
+        self,
+        name: str,
+        default: int,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> int:
+        """As ``FlagEvaluator.get_int``."""
+        return self._flags.get_int(name, default, *self._filled(user_id, tenant_id, context))
+
+    def get_float(
+        self,
+        name: str,
+        default: float,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> float:
+        """As ``FlagEvaluator.get_float``."""
+        return self._flags.get_float(name, default, *self._filled(user_id, tenant_id, context))
+
+    def get_json(
+        self,
+        name: str,
+        default: Any,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Any:
+        """As ``FlagEvaluator.get_json``."""
+        return self._flags.get_json(name, default, *self._filled(user_id, tenant_id, context))
+
+    def evaluate(
+        self,
+        name: str,
+        default: Any,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Evaluation:
+        """As ``FlagEvaluator.evaluate``."""
+        return self._flags.evaluate(name, default, *self._filled(user_id, tenant_id, context))
+
+    def _filled(
+        self,
+        user_id: str | int | None,
+        tenant_id: str | int | None,
+        context: Context | None,
+    ) -> tuple[str | int | None, str | int | None, Context | None]:
+        user_id = self._user_id if user_id is None else user_id
+        tenant_id = self._tenant_id if tenant_id is None else tenant_id
+        if context is None:
+            return user_id, tenant_id, self._context
+        if self._context is not None and isinstance(context, dict):
+            context = {**self._context, **context}
+        return user_id, tenant_id, context
+
+
+def _bound_of(percentage: float) -> float:
+    """The points below which a percentage lies."""
+    if isinstance(percentage, bool) or not isinstance(percentage, (int, float)):
+        found = type(percentage).__name__
+        raise TypeError(f"rollout_percentage: expected a number from 0 to 100, found {found}")
+    if not 0 <= percentage <= 100:
+        raise ValueError(f"rollout_percentage: expected 0 to 100, found {percentage}")
+    # 16.1 * 1000 is 16100.000000000002: rounding keeps point 16,100 out, as written.
+    return round(percentage * 1000, 6)
+
+
+def _rollout_unit(user_id: Any, tenant_id: Any, context: Any) -> bytes | None:
+    """The unit a rollout percentage counts by."""
+    values: list[Any] = [user_id, tenant_id]
+    if context is not None:
+        shown = PlainContext(context)
+        try:
+            given = [shown.get(key) for key in ("user_id", "tenant_id")]
+            values = [
+                mine if mine is not None else yours
+                for mine, yours in zip(values, given, strict=True)
+            ]
+            values += [shown.get("targeting_key"), shown.get("targetingKey")]
+        except Exception:
+            # The context is none; ids that were passed still count.
+            pass
+    for value in values:
+        if value is not None:
+            return unit_of(value)
+    return None
+
+
+def _converted(value: Any, wanted: str) -> Any:
+    """The value as the type that is wanted, or _MISMATCH."""
+    kind = value.__class__
+    if wanted == _ANY:
+        return _copied(value)
+    if kind is bool or kind is str:
+        return value if _TYPE_OF_DEFAULT[kind] == wanted else _MISMATCH
+    if wanted == "float" and kind in (int, float):
+        return float(value)
+    if wanted == "int" and kind in (int, float):
+        return int(value) if value == value // 1 else _MISMATCH
+    return _copied(value) if _TYPE_OF_DEFAULT.get(kind) == wanted else _MISMATCH
+
+
+def _copied(value: Any) -> Any:
+    """The value with its lists and mappings copied all the way down."""
+    if isinstance(value, dict):
+        return {key: _copied(value[key]) for key in value}
+    if isinstance(value, list):
+        return [_copied(member) for member in value]
+    return value

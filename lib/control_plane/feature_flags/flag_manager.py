@@ -1,0 +1,185 @@
+"""Feature flags of one environment, read from the replica on this node.
+
+``FeatureFlagManager`` holds no thread, no socket and no copy of the flags: a call compares one
+word of the replica's header with the revision of its table, looks the name up, and calls a
+function. Records are read and compiled when a flag is asked for the first time, and looked at
+again when the word has moved, so the very next call after a change sees it.
+
+A replica that appears after construction is picked up within a second. After a fork a manager
+goes on working in the child: it holds no lock.
+"""
+
+from __future__ import annotations
+
+from control_plane.defaults import replica_source
+from control_plane.errors import ControlPlaneError, ViewExpired
+from control_plane.feature_flags.evaluator import FlagEvaluator
+from control_plane.feature_flags.table import Library, Table, unavailable
+from control_plane.replica.header import FLAGS_REVISION, TOMBSTONE, empty_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Protocol, Self
+
+    from control_plane.feature_flags.evaluator import Context
+    from control_plane.replica.reader import View
+    from control_plane.replica.source import ReplicaSource
+
+    class Client(Protocol):
+        """What a manager needs of the client it belongs to."""
+
+        @property
+        def source(self) -> ReplicaSource: ...
+        @property
+        def environment(self) -> str | None: ...
+
+
+_REVISION = 8 * FLAGS_REVISION
+_TOMBSTONE = 8 * TOMBSTONE
+
+
+class FeatureFlagManager(FlagEvaluator):
+    """Answers for the flags of one environment; safe to share between threads.
+
+    Without a client it opens a replica of its own and is closed by ``close`` or ``with``.
+    """
+
+    __slots__ = ("_owned", "_source")
+
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        replica: str | None = None,
+        environment: str | None = None,
+    ) -> None:
+        """Read ``client``'s replica, or the one under the root ``replica`` for ``environment``.
+
+        Raises:
+            TypeError: both a client and a place were given.
+        """
+        if client is not None and (replica is not None or environment is not None):
+            raise TypeError("expected a client, or replica and environment; found both")
+        self._owned = client is None
+        self._source: ReplicaSource = (
+            replica_source(replica, environment)[0] if client is None else client.source
+        )
+        self._library = Library()
+        self._table = self._absent()
+
+    def pinned(self, view: View | None = None) -> PinnedFlags:
+        """These flags as of one generation, whatever is published meanwhile.
+
+        The view is taken now, or is the one given, which then stays its giver's to close. It is
+        valid for at least 10 seconds; afterwards flags not asked for before give the default.
+        Use it as a context manager, or close it.
+        """
+        owned = None
+        if view is None:
+            replica = self._source.open()
+            try:
+                owned = view = None if replica is None else replica.view()
+            except ControlPlaneError:
+                # No snapshot to hold: the view serves defaults and says so once per name.
+                owned = view = None
+        return PinnedFlags(self._library, view, owned)
+
+    def close(self) -> None:
+        """Let go of the replica; afterwards every call gives the caller's default."""
+        if self._owned:
+            self._source.close()
+        self._library = Library()
+        self._table = self._absent()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _absent(self) -> Table:
+        read = unavailable(lambda: self._source.error)
+        return Table(self._library, read, empty_words(), 0, settled=False)
+
+    def _renewed(self) -> Table:
+        table = self._table
+        replica = self._source.open()
+        if replica is None:
+            # Nothing to read yet; the source looks again at most once a second.
+            return table
+        words = replica.words
+        # Read before the table's first record: whatever it will hold is at least this new.
+        seen = words[_REVISION]
+        settled = not words[_TOMBSTONE]
+        if not settled and words is table.words and seen == table.seen:
+            # Swapped away, and the new replica cannot be opened yet: what is loaded still holds.
+            return table
+        # One assignment: a thread finds the old table with its revision or the new with its.
+        self._table = table = Table(self._library, replica.read, words, seen, settled)
+        return table
+
+    def _dropped(self, table: Table) -> None:
+        if self._table is table:
+            self._table = self._absent()
+
+
+class PinnedFlags(FlagEvaluator):
+    """Flags of one generation; made by ``FeatureFlagManager.pinned``."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, library: Library, view: View | None, owned: View | None) -> None:
+        self._library = library
+        self._view = owned
+        if view is None:
+            read = unavailable(lambda: "expected a snapshot to hold, found none")
+        else:
+            pinned = view
+
+            def read(*keys: bytes) -> tuple[int, list[bytes | None]]:
+                return pinned.txn_id, pinned.read(*keys)
+
+        self._table = Table(library, read, empty_words(), 0)
+
+    def is_enabled(
+        self,
+        name: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+        default: bool = False,
+        rollout_percentage: float | None = None,
+    ) -> bool:
+        """As ``FlagEvaluator.is_enabled``, without asking whether anything moved."""
+        answer: Any = self._table.enabled.get(name)
+        if (answer is True or answer is False) and rollout_percentage is None:
+            return answer
+        return super().is_enabled(name, user_id, tenant_id, context, default, rollout_percentage)
+
+    def close(self) -> None:
+        """Drop the snapshot, if it is this view's own; may be called again."""
+        if self._view is not None:
+            self._view.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _renewed(self) -> Table:
+        return self._table
+
+    def _dropped(self, table: Table) -> None:
+        raise ViewExpired("expected records of one transaction in a view, found two")
