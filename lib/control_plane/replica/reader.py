@@ -138,6 +138,18 @@ class Replica:
             self._holders += 1
             return View(self, transaction, txn_id, self._era)
 
+    def database(self, name: str) -> Any:
+        """Return a handle of another sub-database, for a `View` begun afterwards to scan.
+
+        Raises:
+            ReplicaCorrupt: there is none of that name.
+        """
+        with self._lock:
+            try:
+                return self._environment.open_db(name.encode(), create=False)
+            except lmdb.Error as error:
+                raise _damaged(self.directory, error) from error
+
     def close(self) -> None:
         """Give up one hold; the last one closes the file."""
         OPEN.release(self)
@@ -252,14 +264,18 @@ class View:
         records = self._replica._records
         return self._checked(lambda txn: [txn.get(key, None, records) for key in keys])
 
-    def scan(self, prefix: bytes, limit: int = 1 << 20) -> list[tuple[bytes, bytes]]:
+    def scan(
+        self, prefix: bytes, limit: int = 1 << 20, database: Any = None
+    ) -> list[tuple[bytes, bytes]]:
         """Return up to ``limit`` (key, raw record) pairs in key order.
+
+        ``database`` is a handle from `Replica.database`; without one the records are scanned.
 
         Raises:
             ViewExpired | ReplicaCorrupt: as `read`.
         """
-        records = self._replica._records
-        return self._checked(lambda txn: _scan(txn, records, prefix, limit))
+        handle = self._replica._records if database is None else database
+        return self._checked(lambda transaction: _scan(transaction, handle, prefix, limit))
 
     def close(self) -> None:
         """Drop the snapshot; every later read raises `ViewExpired`. May be called again."""

@@ -1,45 +1,12 @@
-"""The one writer of a replica: what it changes, in which order, and why no reader is hurt.
+"""The one writer of a replica: who may write, where, in which order, and what a crash leaves.
 
 Folder: ``<environment>/v1/`` holds ``daemon.lock``, the link ``current`` and numbered folders,
 each with ``data.mdb``, ``lock.mdb`` and ``header``. Numbers only rise; the link is renamed only
 forward. A folder is written by one process at a time (``flock`` on ``daemon.lock``), through one
-write transaction at a time.
+write transaction at a time. Why readers without locks are safe beside it stands in ``pins.py``.
 
-Why readers that take no lock are safe (the reader's half is in ``reader.py``)
------------------------------------------------------------------------------
-LMDB copies on write. A page that transaction N frees belongs to the snapshots before N and is
-used again only when every snapshot that LMDB knows of is N or newer. It knows of the readers in
-its table, and the only ones there are this writer's own: the *pins*.
+A crash leaves, and the next start (`ReplicaWriter._start`) finds:
 
-1. While a pin P is held, no page of P or of any later snapshot is reused: LMDB asks for the oldest
-   reader only. So a snapshot T is safe while some pin P <= T is held.
-2. ``safe_txnid`` is the id of a pin that is held, in every instant after the first publication:
-   a pin stops being *offered* (the word is raised to the next pin) and only MARGIN_SECONDS later
-   is it dropped. A reader whose check ``safe_txnid <= T`` succeeded has at least that long to
-   finish the copy it checks for, whatever the age of T.
-3. A pin stops being offered when the *next* pin is old enough: `grace_seconds`, or less when the
-   pinned pages have outgrown their budget, but never less than MINIMUM_SECONDS. Why the next
-   one's age counts: a reader that accepted a T below the next pin Q began T before the header
-   showed Q, and Q was pinned after the header showed it. So that T is as old as Q or older, and a
-   snapshot that stayed the newest for an hour does not expire a moment after it is superseded.
-4. Before each write: pin the newest transaction if it moved and the last pin is a second old,
-   raise ``safe_txnid``, drop what may be dropped, begin. `tend` does the same while nothing is
-   written. Ages are on the monotonic clock and are taken after the deed they date, which can
-   only make things live longer.
-5. After a commit ``txn_id`` is published before the next write begins: of the two meta pages at
-   most the one that is not T's is being written while the header says T.
-6. A restarted writer has no pins and does not know who reads. It pins the newest transaction,
-   publishes it as ``safe_txnid``, and lets SETTLE_SECONDS pass before its first write, so that
-   every call that was checked against the old word has returned. After a reboot there is nobody
-   to wait for, and nobody has read a new folder.
-
-The budget: every commit takes fresh pages while its predecessors are pinned, and LMDB never
-gives a file's pages back. Pins are shortened when the file grew since the oldest offered pin
-(so free pages had run out) and the pages that are in no live tree, pinned or free, exceed
-``pin_budget_bytes``. A large deletion alone does not shorten them: the file does not grow.
-
-What a crash leaves
--------------------
 - in a write transaction, or in its commit: the previous snapshot; the file's unused pages differ;
 - between commit and header words: a header that is behind. Readers accept the newer snapshot on
   the second look, hot paths have not noticed. The next start publishes everything;
@@ -55,318 +22,42 @@ import os
 import shutil
 import time
 from _thread import allocate_lock, get_ident
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 import lmdb
-from lmdb.verify import VerifyError
-from lmdb.verify import verify as verify_database
 
 from control_plane.errors import (
-    ReplicaCorrupt,
     ReplicaInvalid,
     ReplicaLocked,
     ReplicaUnavailable,
     ReplicaUnwritable,
 )
-from control_plane.replica import format
+from control_plane.replica.folder import Folder, check_database, raise_revisions
 from control_plane.replica.header import (
     BOOT_ID,
     CHECKPOINT_TIME_S,
     CLASS_REVISIONS,
     COMMIT_TIME_NS,
-    CONFIG_REVISION,
     DEVELOPMENT,
-    FLAGS_REVISION,
     GENERATION,
     HEARTBEAT_NS,
-    REGISTRY_REVISION,
     REVISION,
     SAFE_TXNID,
     STATE,
     TOMBSTONE,
-    TXN_ID,
     HeaderWriter,
     check_platform,
     create_header,
     map_header,
 )
-from control_plane.replica.reader import LMDB_ENGINE, MAP_BYTES, MAX_DATABASES
+from control_plane.replica.pins import MINIMUM_SECONDS, SETTLE_SECONDS, Pins
 from control_plane.replica.source import FORMAT_FOLDER
+from control_plane.replica.transaction import GENERATION_KEY, WriteTransaction
 
-MAX_READERS = 4096
-PIN_INTERVAL_SECONDS = 1.0
-MINIMUM_SECONDS = 10.0
-MARGIN_SECONDS = 10.0
-SETTLE_SECONDS = 2.0
-
-DATABASES = ("records", "heads", "held", "blobs", "log", "staging")
-GENERATION_KEY = b"generation"  # in `log`: u64, the generation of this snapshot
+__all__ = ["ReplicaWriter", "WriteTransaction"]
 
 _BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
-
-CLASS_OF_KIND = {
-    format.FLAG: FLAGS_REVISION,
-    format.SEGMENT: FLAGS_REVISION,
-    format.CONFIG: CONFIG_REVISION,
-    format.AGENT: REGISTRY_REVISION,
-    format.TOOL: REGISTRY_REVISION,
-    format.CHANNEL: REGISTRY_REVISION,
-    format.STATUS: REGISTRY_REVISION,
-    format.RESOLUTION: REGISTRY_REVISION,
-}
-
-
-class Table:
-    """One sub-database inside a write transaction, used like a small dict of bytes."""
-
-    __slots__ = ("_database", "_transaction")
-
-    def __init__(self, transaction: lmdb.Transaction[bytes], database: lmdb._Database) -> None:
-        self._transaction = transaction
-        self._database = database
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return the value, or None."""
-        return self._transaction.get(key, None, self._database)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """Store the value; the key has 1 to 511 bytes."""
-        self._transaction.put(key, value, db=self._database)
-
-    def delete(self, key: bytes) -> None:
-        """Remove the key if it is there."""
-        self._transaction.delete(key, db=self._database)
-
-    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, value) in key order; collect them before changing the table."""
-        cursor = self._transaction.cursor(self._database)
-        if not (cursor.set_range(prefix) if prefix else cursor.first()):
-            return
-        for key, value in cursor:
-            if not key.startswith(prefix):
-                return
-            yield key, value
-
-
-class WriteTransaction:
-    """Changes that become visible together when the ``with`` block of `ReplicaWriter.write` ends.
-
-    ``generation`` is the snapshot's generation; set it to the last entry's. ``heads``, ``held``,
-    ``blobs``, ``log`` and ``staging`` are the sub-databases no reader looks into (but for the key
-    ``generation`` of ``log``, which belongs to this class).
-    """
-
-    __slots__ = (
-        "_records",
-        "blobs",
-        "generation",
-        "heads",
-        "held",
-        "log",
-        "staging",
-        "touched",
-    )
-
-    def __init__(
-        self, transaction: lmdb.Transaction[bytes], databases: dict[str, lmdb._Database]
-    ) -> None:
-        self._records = Table(transaction, databases["records"])
-        self.heads = Table(transaction, databases["heads"])
-        self.held = Table(transaction, databases["held"])
-        self.blobs = Table(transaction, databases["blobs"])
-        self.log = Table(transaction, databases["log"])
-        self.staging = Table(transaction, databases["staging"])
-        self.generation = int.from_bytes(self.log.get(GENERATION_KEY) or b"", "little")
-        self.touched: set[int] = set()  # the class revision words this transaction will raise
-
-    def get_record(self, key: bytes) -> format.Record | None:
-        """Return the record as it stands in this transaction.
-
-        Raises:
-            ReplicaCorrupt | FormatUnsupported: as `decode_record`.
-        """
-        data = self._records.get(key)
-        return None if data is None else format.decode_record(key, data)
-
-    def put_record(
-        self,
-        key: bytes,
-        kind: int,
-        body: bytes,
-        *,
-        head_generation: int,
-        served_generation: int,
-        status: int = format.SERVED,
-    ) -> None:
-        """Store a record. One that is there already, byte for byte, counts as no change.
-
-        Raises:
-            ValueError: the key does not begin with the kind.
-        """
-        if key[0] != kind:
-            raise ValueError(f"expected a key of kind {kind}, found {format.describe_key(key)}")
-        data = format.encode_record(
-            key,
-            kind,
-            body,
-            head_generation=head_generation,
-            served_generation=served_generation,
-            status=status,
-        )
-        if self._records.get(key) != data:
-            self._records.put(key, data)
-            self.touched.add(CLASS_OF_KIND[kind])
-
-    def delete_record(self, key: bytes) -> None:
-        """Remove a record if it is there."""
-        if self._records.get(key) is not None:
-            self._records.delete(key)
-            self.touched.add(CLASS_OF_KIND[key[0]])
-
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, format.Record]]:
-        """Yield (key, record) in key order; collect them before changing records."""
-        for key, data in self._records.items(prefix):
-            yield key, format.decode_record(key, data)
-
-
-class Pin(NamedTuple):
-    """A read transaction of the writer's own; it keeps the pages of its snapshot and all later ones."""
-
-    transaction: lmdb.Transaction[bytes]
-    txn_id: int
-    since: float
-    last_page: int
-
-
-class Pins:
-    """Which snapshots are offered to readers, and which are kept for those still in a call.
-
-    The rules are 1 to 4 of the module's docstring.
-    """
-
-    def __init__(
-        self,
-        environment: lmdb.Environment,
-        publish: Callable[[int], None],
-        outgrown: Callable[[int], bool],
-        grace_seconds: float,
-        monotonic: Callable[[], float],
-    ) -> None:
-        self._environment = environment
-        self._publish = publish  # stores safe_txnid
-        self._outgrown = outgrown  # the budget, given the oldest offered pin's last page
-        self._grace_seconds = max(grace_seconds, MINIMUM_SECONDS)
-        self._monotonic = monotonic
-        self._offered: deque[Pin] = deque()
-        self._leaving: deque[tuple[Pin, float]] = deque()  # with the time it ceased to be offered
-        self._pin()
-        self._publish(self._offered[0].txn_id)
-
-    def advance(self) -> None:
-        """Pin what is new, stop offering what is old, drop what nobody can be copying."""
-        newest = self._offered[-1]
-        if (
-            self._monotonic() - newest.since >= PIN_INTERVAL_SECONDS
-            and self._environment.info()["last_txnid"] != newest.txn_id
-        ):
-            self._pin()
-        self._stop_offering()
-        while self._leaving and self._monotonic() - self._leaving[0][1] >= MARGIN_SECONDS:
-            self._leaving.popleft()[0].transaction.abort()
-
-    def close(self) -> None:
-        """Drop every pin; nothing may be written any more."""
-        for pin in (*self._offered, *(pin for pin, _ in self._leaving)):
-            pin.transaction.abort()
-        self._offered.clear()
-        self._leaving.clear()
-
-    def _pin(self) -> None:
-        transaction = self._environment.begin()
-        last_page = self._environment.info()["last_pgno"]
-        self._offered.append(Pin(transaction, transaction.id(), self._monotonic(), last_page))
-
-    def _stop_offering(self) -> None:
-        now = self._monotonic()
-        left: list[Pin] = []
-        while len(self._offered) > 1 and self._is_over(self._offered[0], self._offered[1], now):
-            left.append(self._offered.popleft())
-        if left:
-            # The word first, the date after: from that date on no check lets these through.
-            self._publish(self._offered[0].txn_id)
-            ended = self._monotonic()
-            self._leaving.extend((pin, ended) for pin in left)
-
-    def _is_over(self, oldest: Pin, following: Pin, now: float) -> bool:
-        age = now - following.since
-        if age >= self._grace_seconds:
-            return True
-        return age >= MINIMUM_SECONDS and self._outgrown(oldest.last_page)
-
-
-class Folder:
-    """One numbered folder, open for writing: its database, its header and, once public, pins."""
-
-    def __init__(self, path: str, *, new: bool, sync: bool) -> None:
-        self.path = path
-        self.pins: Pins | None = None
-        # Class revisions of changes that are committed and not yet published.
-        self.owed: set[int] = set()
-        self.header = HeaderWriter(os.path.join(path, "header"))
-        try:
-            self.environment = _open_environment(path, sync=sync)
-            try:
-                self.databases = _open_databases(self.environment, new=new)
-            except BaseException:
-                self.environment.close()
-                raise
-        except BaseException:
-            self.header.close()
-            raise
-
-    @property
-    def txn_id(self) -> int:
-        """The newest committed transaction."""
-        return self.environment.info()["last_txnid"]
-
-    def read_generation(self) -> int:
-        """Return the generation of the newest snapshot."""
-        with self.environment.begin() as transaction:
-            value = transaction.get(GENERATION_KEY, b"", self.databases["log"])
-        return int.from_bytes(value, "little")
-
-    def spare_bytes(self) -> int:
-        """Return the bytes of pages in no live tree: pinned, or free to be used again."""
-        with self.environment.begin() as transaction:
-            trees = [self.environment.stat()]
-            trees += [transaction.stat(database) for database in self.databases.values()]
-        live = sum(t["branch_pages"] + t["leaf_pages"] + t["overflow_pages"] for t in trees)
-        return (self.environment.info()["last_pgno"] + 1 - live) * trees[0]["psize"]
-
-    def publish(self, generation: int, wall_ns: int) -> None:
-        """Tell readers of the newest commit: each word alone, in this order.
-
-        A crash between two of them leaves the later ones behind; the next start publishes all.
-        """
-        header = self.header
-        moved = generation != header[GENERATION]
-        header[TXN_ID] = self.txn_id
-        header[GENERATION] = generation
-        header[COMMIT_TIME_NS] = wall_ns
-        if self.owed or moved:
-            raise_revisions(header, self.owed)
-            self.owed.clear()
-
-    def close(self) -> None:
-        """Drop the pins, close database and header; the files stay."""
-        if self.pins is not None:
-            self.pins.close()
-            self.pins = None
-        self.environment.close()
-        self.header.close()
 
 
 class ReplicaWriter:
@@ -498,7 +189,7 @@ class ReplicaWriter:
     def tend(self) -> None:
         """Move the pins on and delete old folders; call it at least once a second."""
         # A write in progress did the first on its way in. Between its commit and its publication
-        # nothing may be pinned, see rule 3.
+        # nothing may be pinned, see rule 3 in ``pins.py``.
         if not self._busy.acquire(False):
             return
         try:
@@ -614,13 +305,13 @@ class ReplicaWriter:
 
     def _open_current(self, path: str) -> Folder:
         """Continue the folder in use: check it, pin, publish everything, and be quiet a while."""
-        _check_database(path)
+        check_database(path)
         folder = Folder(path, new=False, sync=self._sync)
         try:
             boot_id = read_boot_id()
+            folder.pins = self._new_pins(folder)
             if boot_id == 0 or folder.header[BOOT_ID] == boot_id:
                 self._quiet_until = self._monotonic() + SETTLE_SECONDS
-            folder.pins = self._new_pins(folder)
             folder.header[BOOT_ID] = boot_id
             # The last writer may have died anywhere in `publish`: nothing tells which classes
             # readers have not heard of, so all of them look again.
@@ -755,15 +446,6 @@ class ReplicaWriter:
         return os.path.join(self._formats, str(number), *names)
 
 
-def raise_revisions(header: HeaderWriter, touched: set[int]) -> None:
-    """Raise the class revisions in ``touched``, then the revision, which wakes watchers."""
-    above = 1 + max(header[word] for word in (REVISION, *CLASS_REVISIONS))
-    for word in CLASS_REVISIONS:
-        if word in touched:
-            header[word] = above
-    header[REVISION] = above
-
-
 def read_boot_id() -> int:
     """Return the first 8 bytes of the kernel's boot id, 0 where there is none to read."""
     try:
@@ -771,52 +453,6 @@ def read_boot_id() -> int:
             return int.from_bytes(bytes.fromhex(file.read().strip().replace("-", ""))[:8], "little")
     except (OSError, ValueError):
         return 0
-
-
-def _open_environment(path: str, *, sync: bool) -> lmdb.Environment:
-    environment = lmdb.open(
-        path,
-        map_size=MAP_BYTES,
-        max_dbs=MAX_DATABASES,
-        max_readers=MAX_READERS,
-        max_spare_txns=0,
-        mode=0o644,
-        sync=sync,
-        lib_version=LMDB_ENGINE,
-    )
-    # Whatever the umask: everybody reads the data, nobody else may touch the lock.
-    os.chmod(os.path.join(path, "data.mdb"), 0o644)
-    os.chmod(os.path.join(path, "lock.mdb"), 0o600)
-    return environment
-
-
-def _open_databases(environment: lmdb.Environment, *, new: bool) -> dict[str, lmdb._Database]:
-    if new:
-        with environment.begin(write=True) as transaction:
-            return {name: environment.open_db(name.encode(), transaction) for name in DATABASES}
-    return {name: environment.open_db(name.encode(), create=False) for name in DATABASES}
-
-
-def _check_database(path: str) -> None:
-    """Raise `ReplicaCorrupt` unless header and database are whole.
-
-    The database is walked without LMDB, which may end the process on a damaged file. Nobody
-    writes it meanwhile: the caller holds the lock.
-    """
-    file = os.path.join(path, "data.mdb")
-    try:
-        problems: list[str] = verify_database(file)  # type: ignore[no-untyped-call]
-    except VerifyError as error:
-        problems = [str(error)]
-    except FileNotFoundError:
-        problems = ["no such file"]
-    if not os.path.exists(os.path.join(path, "header")):
-        problems.append("no header beside it")
-    if problems:
-        raise ReplicaCorrupt(
-            f"{file}: expected a sound database, found: {problems[0]}; the replica is rebuilt "
-            "beside it from the log"
-        )
 
 
 def _current_number(formats: str) -> int | None:

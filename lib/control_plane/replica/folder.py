@@ -1,0 +1,146 @@
+"""One numbered folder of a replica, open for writing: database, header and pins.
+
+After a commit the header's words are changed one by one, in the order transaction id,
+generation, commit time, class revisions, revision. Readers poll a class revision and then read,
+so whatever made the revision rise is readable before it rises.
+"""
+
+from __future__ import annotations
+
+import os
+
+import lmdb
+from lmdb.verify import VerifyError
+from lmdb.verify import verify as verify_database
+
+from control_plane.errors import ReplicaCorrupt
+from control_plane.replica.header import (
+    CLASS_REVISIONS,
+    COMMIT_TIME_NS,
+    GENERATION,
+    REVISION,
+    TXN_ID,
+    HeaderWriter,
+)
+from control_plane.replica.pins import Pins
+from control_plane.replica.reader import LMDB_ENGINE, MAP_BYTES, MAX_DATABASES
+from control_plane.replica.transaction import DATABASES, GENERATION_KEY
+
+MAX_READERS = 4096
+
+
+class Folder:
+    """One numbered folder, open for writing: its database, its header and, once public, pins."""
+
+    def __init__(self, path: str, *, new: bool, sync: bool) -> None:
+        self.path = path
+        self.pins: Pins | None = None
+        # Class revisions of changes that are committed and not yet published.
+        self.owed: set[int] = set()
+        self.header = HeaderWriter(os.path.join(path, "header"))
+        try:
+            self.environment = _open_environment(path, sync=sync)
+            try:
+                self.databases = _open_databases(self.environment, new=new)
+            except BaseException:
+                self.environment.close()
+                raise
+        except BaseException:
+            self.header.close()
+            raise
+
+    @property
+    def txn_id(self) -> int:
+        """The newest committed transaction."""
+        return self.environment.info()["last_txnid"]
+
+    def read_generation(self) -> int:
+        """Return the generation of the newest snapshot."""
+        with self.environment.begin() as transaction:
+            value = transaction.get(GENERATION_KEY, b"", self.databases["log"])
+        return int.from_bytes(value, "little")
+
+    def spare_bytes(self) -> int:
+        """Return the bytes of pages in no live tree: pinned, or free to be used again."""
+        with self.environment.begin() as transaction:
+            trees = [self.environment.stat()]
+            trees += [transaction.stat(database) for database in self.databases.values()]
+        live = sum(t["branch_pages"] + t["leaf_pages"] + t["overflow_pages"] for t in trees)
+        return (self.environment.info()["last_pgno"] + 1 - live) * trees[0]["psize"]
+
+    def publish(self, generation: int, wall_ns: int) -> None:
+        """Tell readers of the newest commit: each word alone, in this order.
+
+        A crash between two of them leaves the later ones behind; the next start publishes all.
+        """
+        header = self.header
+        moved = generation != header[GENERATION]
+        header[TXN_ID] = self.txn_id
+        header[GENERATION] = generation
+        header[COMMIT_TIME_NS] = wall_ns
+        if self.owed or moved:
+            raise_revisions(header, self.owed)
+            self.owed.clear()
+
+    def close(self) -> None:
+        """Drop the pins, close database and header; the files stay."""
+        if self.pins is not None:
+            self.pins.close()
+            self.pins = None
+        self.environment.close()
+        self.header.close()
+
+
+def raise_revisions(header: HeaderWriter, touched: set[int]) -> None:
+    """Raise the class revisions in ``touched``, then the revision, which wakes watchers."""
+    above = 1 + max(header[word] for word in (REVISION, *CLASS_REVISIONS))
+    for word in CLASS_REVISIONS:
+        if word in touched:
+            header[word] = above
+    header[REVISION] = above
+
+
+def _open_environment(path: str, *, sync: bool) -> lmdb.Environment:
+    environment = lmdb.open(
+        path,
+        map_size=MAP_BYTES,
+        max_dbs=MAX_DATABASES,
+        max_readers=MAX_READERS,
+        max_spare_txns=0,
+        mode=0o644,
+        sync=sync,
+        lib_version=LMDB_ENGINE,
+    )
+    # Whatever the umask: everybody reads the data, nobody else may touch the lock.
+    os.chmod(os.path.join(path, "data.mdb"), 0o644)
+    os.chmod(os.path.join(path, "lock.mdb"), 0o600)
+    return environment
+
+
+def _open_databases(environment: lmdb.Environment, *, new: bool) -> dict[str, lmdb._Database]:
+    if new:
+        with environment.begin(write=True) as transaction:
+            return {name: environment.open_db(name.encode(), transaction) for name in DATABASES}
+    return {name: environment.open_db(name.encode(), create=False) for name in DATABASES}
+
+
+def check_database(path: str) -> None:
+    """Raise `ReplicaCorrupt` unless header and database are whole.
+
+    The database is walked without LMDB, which may end the process on a damaged file. Nobody
+    writes it meanwhile: the caller holds the lock.
+    """
+    file = os.path.join(path, "data.mdb")
+    try:
+        problems: list[str] = verify_database(file)  # type: ignore[no-untyped-call]
+    except VerifyError as error:
+        problems = [str(error)]
+    except FileNotFoundError:
+        problems = ["no such file"]
+    if not os.path.exists(os.path.join(path, "header")):
+        problems.append("no header beside it")
+    if problems:
+        raise ReplicaCorrupt(
+            f"{file}: expected a sound database, found: {problems[0]}; the replica is rebuilt "
+            "beside it from the log"
+        )
