@@ -1,0 +1,1 @@
+"""Manifests as authors write them: read strictly, checked, and given their canonical bytes."""
