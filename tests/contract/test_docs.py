@@ -1,0 +1,95 @@
+"""README and docs: every code block runs as written, every command they name exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(?P<language>[a-z]+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+# A block may use `await` as in `python -m asyncio`.
+RUN = """\
+import ast, asyncio, sys
+code = compile(sys.stdin.read(), "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+value = eval(code, {"__name__": "__main__"})
+if value is not None: asyncio.run(value)
+"""
+
+
+def blocks(*languages: str) -> list[tuple[str, str]]:
+    """(page and number, code) of each block in one of these languages."""
+    return [
+        (f"{page.name}-{number}", match["code"])
+        for page in PAGES
+        for number, match in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8")))
+        if match["language"] in languages
+    ]
+
+
+def of_a_clone(code: str) -> bool:
+    """Whether a block stands for a fresh machine: its own tests run make and the first steps."""
+    return code.startswith(("make ", "pip ", "control-plane kill new_ai_model"))
+
+
+PYTHON = [pytest.param(code, id=name) for name, code in blocks("python")]
+SHELL = [pytest.param(code, id=name) for name, code in blocks("sh") if not of_a_clone(code)]
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_every_python_block_runs(code: str, project: object) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, cwd=project.folder, env=project.environment,  # type: ignore[attr-defined]
+    )  # fmt: skip
+    endless = "while True:" in code
+    try:
+        output, _ = process.communicate(code, timeout=3 if endless else 60)
+        assert (process.returncode, endless) == (0, False), output
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        assert endless, output
+        assert output.splitlines()[0] in ("True", "False"), output
+
+
+@pytest.mark.parametrize("code", SHELL)
+def test_every_shell_block_runs(code: str, project: object) -> None:
+    run = subprocess.run(
+        ["bash", "-euc", code], capture_output=True, text=True, check=False,
+        cwd=project.folder, env=project.environment,  # type: ignore[attr-defined]
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_readme_opens_with_two_commands_that_make_knows() -> None:
+    name, code = blocks("sh")[0]
+    assert name == "README.md-0"
+    targets = [line.split()[1] for line in code.splitlines()]
+    assert targets == ["demo", "test"]
+    subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_every_command_and_option_in_the_docs_is_in_its_help() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    used = set(re.findall(r"(?:^|`|&& )control-plane ([a-z]+(?: [a-z]+)?)", text, re.MULTILINE))
+    assert used
+    for words in sorted(used):
+        _, _, options = text.partition(f"control-plane {words}")
+        helped = help_of(words.split())
+        for option in re.findall(r" (--[a-z-]+)", options.split("\n")[0].split("`")[0]):
+            assert option in helped, f"control-plane {words}: {option}"
+
+
+def help_of(words: list[str]) -> str:
+    """The help of a verb; a second word that is an argument and no verb is left out."""
+    tool = [sys.executable, "-m", "control_plane"]
+    for command in ([*words, "--help"], [words[0], "--help"]):
+        run = subprocess.run([*tool, *command], capture_output=True, text=True, check=False)
+        if run.returncode == 0:
+            return run.stdout
+    raise AssertionError(f"control-plane {' '.join(words)}: no such command")
