@@ -20,6 +20,7 @@
     │   ├── NotDelegated              no delegation gives that key that name
     │   ├── ThresholdNotReached       more signatures are needed
     │   ├── Late                      sequenced after the statement's not_after
+    │   ├── KeyFileRefused            a key file that is open to others, locked, or in the way
     │   └── TokenRefused              no token, a wrong one, or one that may not do this
     ├── TrustError                    call security: somebody's bytes are not what they claim to be
     │   ├── SignatureInvalid          a signature that does not verify
@@ -185,6 +186,12 @@ class Late(Refused):
     """The statement's ``not_after`` has passed."""
 
     code = "late"
+
+
+class KeyFileRefused(Refused):
+    """A private key file that others can read, that is locked, or that would be overwritten."""
+
+    code = "key_file_refused"
 
 
 class TokenRefused(Refused):
