@@ -1,0 +1,1 @@
+"""Configuration: layers merged by the daemon, leaves read one by one."""

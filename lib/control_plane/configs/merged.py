@@ -1,0 +1,162 @@
+"""The merged value of one configuration path, put together from leaf records.
+
+- A tenant's leaf stands in place of the base's; a tenant's *hidden* marker takes a base leaf away.
+- A path that is no leaf is the tree of all leaves below it, the tenant's laid over the base's.
+- A path without a leaf and without leaves below it has no value (``ABSENT``).
+- Deleted records and records that never had an accepted value count as no leaf; a record whose
+  newest change is held still has its last good value and counts.
+
+Everything here is a function of what a *reader* answers: an open replica's view, or a pinned one.
+"""
+
+from __future__ import annotations
+
+from msgpack import unpackb
+
+from control_plane.configs.layers import BASE_TENANT, decode_path
+from control_plane.errors import KeyNotFoundError
+from control_plane.replica.format import (
+    CONFIG,
+    DELETED,
+    NO_VALUE,
+    decode_record,
+    record_key,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Protocol
+
+    class Reader(Protocol):
+        """One snapshot of a replica."""
+
+        def read(self, *keys: bytes) -> list[bytes | None]: ...
+        def scan(self, prefix: bytes, limit: int = ...) -> list[tuple[bytes, bytes]]: ...
+
+
+MAX_CANDIDATES = 1_000
+"""Keys looked at for a suggestion; an error may not cost a walk through the whole document."""
+
+KEPT_PREFIX_BYTES = 440
+"""A longer record key keeps this many bytes and ends in a hash; its full path is in the body."""
+
+
+class Absent:
+    """The type of ``ABSENT``, which no configuration can hold."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<no value>"
+
+
+ABSENT = Absent()
+_HIDDEN = Absent()
+
+
+def leaf_keys(path: str, tenant: str) -> tuple[bytes, ...]:
+    """The record keys that decide a leaf: the base's, then the tenant's if there is one."""
+    base = record_key(CONFIG, BASE_TENANT, path)
+    return (base, record_key(CONFIG, tenant, path)) if tenant else (base,)
+
+
+def leaf_value(keys: tuple[bytes, ...], records: list[bytes | None]) -> object:
+    """The leaf these records make, or ``ABSENT``."""
+    for key, raw in zip(reversed(keys), reversed(records), strict=True):
+        value = ABSENT if raw is None else _decode(key, raw)[1]
+        if value is not ABSENT:
+            return ABSENT if value is _HIDDEN else value
+    return ABSENT
+
+
+def merged_value(reader: Reader, path: str, tenant: str) -> object:
+    """The leaf at ``path`` or the tree below it, as new containers; ``ABSENT`` without either."""
+    keys = leaf_keys(path, tenant)
+    value = leaf_value(keys, reader.read(*keys))
+    return value if value is not ABSENT else subtree(reader, path, tenant)
+
+
+def subtree(reader: Reader, path: str, tenant: str) -> object:
+    """The tree of the leaves below ``path``; ``ABSENT`` without any."""
+    leaves = dict(_below(reader, path, BASE_TENANT))
+    if tenant:
+        for below, value in _below(reader, path, tenant):
+            # The tenant's go last, so that they also win over a base leaf of another shape.
+            leaves.pop(below, None)
+            leaves[below] = value
+    return tree_of(
+        (decode_path(below[len(path) + 1 :]), value)
+        for below, value in leaves.items()
+        if value is not _HIDDEN
+    )
+
+
+def tree_of(leaves: Iterable[tuple[tuple[str, ...], object]]) -> object:
+    """The nested mapping of the leaves; a later one replaces what stands in its way."""
+    tree: dict[str, Any] = {}
+    for keys, value in leaves:
+        node = tree
+        for key in keys[:-1]:
+            child = node.get(key)
+            if type(child) is not dict:
+                child = node[key] = {}
+            node = child
+        node[keys[-1]] = value
+    return tree or ABSENT
+
+
+def key_not_found(reader: Reader, path: str, environment: str) -> KeyNotFoundError:
+    """The error for a path without a value, with the keys it may have been meant to be."""
+    nearest = nearest_keys(reader, path)
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    message = f"config {path} ({environment}): expected a key with a value, found none{hint}"
+    return KeyNotFoundError(message, path, nearest)
+
+
+def nearest_keys(reader: Reader, path: str) -> tuple[str, ...]:
+    """Up to three keys spelled like ``path``, from its own mapping first, then from all."""
+    from difflib import get_close_matches
+
+    parent = path.rpartition(".")[0]
+    for prefix in dict.fromkeys((parent, "")):
+        candidates = list(_candidates(reader, prefix, path.count(".") + 1))
+        nearest = get_close_matches(path, candidates, n=3, cutoff=0.7)
+        if nearest:
+            return tuple(nearest)
+    return ()
+
+
+def _candidates(reader: Reader, prefix: str, length: int) -> Iterator[str]:
+    """The base's paths below ``prefix``, whole and cut to as many keys as were asked for."""
+    seen = set()
+    scan_prefix = _scan_prefix(BASE_TENANT, f"{prefix}." if prefix else "")
+    for key, raw in reader.scan(scan_prefix, MAX_CANDIDATES):
+        full, value = _decode(key, raw)
+        for path in (full, ".".join(full.split(".")[:length])):
+            if value is not ABSENT and path not in seen:
+                seen.add(path)
+                yield path
+
+
+def _below(reader: Reader, path: str, tenant: str) -> Iterator[tuple[str, object]]:
+    start = f"{path}."
+    for key, raw in reader.scan(_scan_prefix(tenant, start)):
+        full, value = _decode(key, raw)
+        if value is not ABSENT and full.startswith(start):
+            yield full, value
+
+
+def _scan_prefix(tenant: str, start: str) -> bytes:
+    # Cut to what every longer key keeps: a scan may then answer too much, and the path decides.
+    return (bytes((CONFIG,)) + tenant.encode() + b"\0" + start.encode())[:KEPT_PREFIX_BYTES]
+
+
+def _decode(key: bytes, raw: bytes) -> tuple[str, object]:
+    """The full path and value of one leaf record; the value may be ``ABSENT`` or hidden."""
+    record = decode_record(key, raw)
+    if record.status in (DELETED, NO_VALUE):
+        return "", ABSENT
+    # A leaf has four fields; the fifth marks that it hides the base's.
+    path, value, _, _, *hidden = unpackb(record.body)
+    return path, _HIDDEN if hidden else value

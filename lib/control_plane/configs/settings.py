@@ -1,0 +1,406 @@
+"""Configuration as an application reads it: ``ConfigManager``.
+
+- A value is read from the replica on first use and kept, per tenant and key, until the replica's
+  configuration revision moves. Then the kept values go as a whole: table first, then revision, and
+  a value read meanwhile goes into the table that was captured before its snapshot.
+- What a caller gets is the caller's: mappings and lists are copied on the way out.
+- While a moved revision cannot be read (the writer keeps moving, a record is damaged), the value
+  kept before stays the answer.
+- Without any replica a call with a default gives the default and one warning is logged; a call
+  without one raises. Not knowing *which* environment is meant is always an error.
+- Process overrides (``CONTROL_PLANE__DATABASE__URL``) count only when the manager was made with
+  ``allow_environment_overrides=True``, and stand above every layer of every tenant.
+"""
+
+from __future__ import annotations
+
+from control_plane.configs.layers import decode_path, path_of
+from control_plane.configs.merged import (
+    ABSENT,
+    key_not_found,
+    leaf_keys,
+    leaf_value,
+    merged_value,
+)
+from control_plane.copies import fresh
+from control_plane.defaults import config_overrides, replica_source, require_environment
+from control_plane.errors import ReplicaBusy, ReplicaInvalid, ReplicaUnavailable
+from control_plane.replica.header import CONFIG_REVISION, TOMBSTONE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Self
+
+    from control_plane.client import ControlPlaneClient
+    from control_plane.configs.watch import Change, Watch, Watcher
+    from control_plane.defaults import ChosenSource
+    from control_plane.replica.reader import Replica, View
+
+    Key = str | tuple[str, ...]
+
+MAX_KEPT_VALUES = 65_536
+"""Values one manager keeps; past it the table starts again, so tenants cannot fill the memory."""
+
+_WORD = 8 * CONFIG_REVISION
+_TOMBSTONE = 8 * TOMBSTONE
+
+
+class Kept:
+    """A kept answer that is not returned as it stands: a container to copy, or no value."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+class ConfigManager:
+    """Reads the merged configuration of one environment, and of others by name.
+
+    Calls are safe from any thread and inside asyncio: none of them waits for another process.
+
+    Args:
+        client: share this client's replica; otherwise ``replica`` (a folder) and ``environment``
+            choose one as `control_plane.defaults` says.
+        allow_environment_overrides: let ``CONTROL_PLANE__DATABASE__URL`` stand for
+            ``database.url``. The variables are read once, here.
+    """
+
+    __slots__ = (
+        "_environment",
+        "_others",
+        "_owns_source",
+        "_previous",
+        "_replica_root",
+        "_revision",
+        "_source",
+        "_table",
+        "_warned",
+        "_watcher",
+        "_words",
+        "overrides",
+    )
+
+    def __init__(
+        self,
+        client: ControlPlaneClient | None = None,
+        *,
+        replica: str | None = None,
+        environment: str | None = None,
+        allow_environment_overrides: bool = False,
+    ) -> None:
+        if client is not None and (replica is not None or environment is not None):
+            raise TypeError("expected client or replica and environment, found both")
+        self.overrides = config_overrides() if allow_environment_overrides else {}
+        self._others: dict[str, ConfigManager] = {}
+        self._watcher: Watcher | None = None
+        self._warned = False
+        self._replica_root = replica if client is None else client.replica
+        if client is not None:
+            self._read_from(client.source, client.environment, owns=False)
+        else:
+            self._read_from(*replica_source(replica, environment), owns=True)
+
+    def _read_from(self, source: ChosenSource, environment: str | None, *, owns: bool) -> None:
+        self._source = source
+        self._environment = environment
+        self._owns_source = owns
+        self._words = source.words
+        self._table: dict[tuple[str | None, Key], Any] = {}
+        self._previous: dict[tuple[str | None, Key], Any] = {}
+        # No word of a header is negative: the first call always looks.
+        self._revision = -1
+
+    @property
+    def environment(self) -> str | None:
+        """The environment read when a call names none; None while that is undecided."""
+        return self._environment or self._source.environment
+
+    def get(
+        self,
+        key: Key,
+        default: Any = ABSENT,
+        environment: str | None = None,
+        tenant_id: str | None = None,
+    ) -> Any:
+        """The merged value of a key, or the mapping of everything below it.
+
+        Args:
+            key: keys joined by dots, or a tuple for a key that itself holds a dot.
+            default: what a key without a value gives; without it such a key raises.
+            environment: read this environment instead of the manager's.
+            tenant_id: lay this tenant's values over the base; an unknown tenant has the base's.
+
+        Raises:
+            KeyNotFoundError: no value and no default; names the nearest keys.
+            ReplicaUnavailable: no replica and no default, or several environments and none named.
+        """
+        if environment is not None:
+            return self._of(environment).get(key, default, None, tenant_id)
+        if self._words[_WORD] != self._revision:
+            self.refresh()
+        try:
+            value = self._table[tenant_id, key]
+        except (KeyError, TypeError):
+            value = self._load(tenant_id, key)
+        if value.__class__ is not Kept:
+            return value
+        if value.value is not ABSENT:
+            return fresh(value.value)
+        return self._without_value(key, default)
+
+    def section(self, prefix: Key) -> Section:
+        """The same calls with every key read below ``prefix``."""
+        return Section(self, _checked_path(prefix))
+
+    def load_environment(self, name: str) -> None:
+        """Read ``name`` from now on; watches stay with the environment they were made in."""
+        source, environment = replica_source(self._replica_root, name)
+        if self._owns_source and self._watcher is not None:
+            # Its watches still read the old source; the watcher closes it with itself.
+            self._watcher.keep(self._source)
+        elif self._owns_source:
+            self._source.close()
+        self._read_from(source, environment, owns=True)
+
+    def watch(
+        self,
+        prefix: Key,
+        callback: Callable[[Change], object],
+        tenant_id: str | None = None,
+    ) -> Watch:
+        """Call ``callback(change)`` once per generation that changed the value under ``prefix``.
+
+        Never at registration. Generations that pass between two looks come as one change from the
+        last value seen to the newest. Calls come one after another, in the order of generations,
+        from one thread that starts with the first watch; an exception from a callback is logged
+        and disturbs nobody. A forked child inherits the watches, and their thread starts there
+        with its next call of ``watch``.
+        """
+        require_environment(self._source)
+        if self._watcher is None:
+            from control_plane.configs.watch import Watcher
+
+            self._watcher = Watcher()
+        tenant = _checked_tenant(tenant_id)
+        return self._watcher.add(self._source, _checked_path(prefix), prefix, tenant, callback)
+
+    def close(self) -> None:
+        """Stop the watches and let go of the replica; a value not kept reads as absent then."""
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+        for other in self._others.values():
+            other.close()
+        self._others.clear()
+        if self._owns_source:
+            self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _of(self, environment: str) -> ConfigManager:
+        """The manager that reads ``environment``: this one or a companion made once."""
+        if environment == self.environment:
+            return self
+        try:
+            return self._others[environment]
+        except KeyError:
+            other = ConfigManager(replica=self._replica_root, environment=environment)
+            other.overrides = self.overrides
+            # Two threads may both make one; the first to arrive is kept by both.
+            return self._others.setdefault(environment, other)
+
+    def refresh(self) -> None:
+        """Let the next call read the replica again, whether its revision moved or not."""
+        source = self._source
+        replica = source.open()
+        words = source.words
+        revision = words[_WORD]
+        swapped_away = words[_TOMBSTONE] != 0
+        if swapped_away and words is self._words and self._revision == -1:
+            # The folder was given up and the next cannot be opened yet: what is kept still holds.
+            return
+        # Table first, then revision: a reader between the two reads again, none keeps old data.
+        self._previous, self._table = self._table or self._previous, {}
+        self._words = words
+        # Without a replica, or in one given up, every call looks again; the source sets the pace.
+        self._revision = -1 if replica is None or swapped_away else revision
+
+    def _load(self, tenant_id: str | None, key: Key) -> Any:
+        """Read one value and keep it in the table captured before the read."""
+        table = self._table
+        tenant, path = _checked_tenant(tenant_id), _checked_path(key)
+        replica = self._source.open()
+        if replica is None:
+            require_environment(self._source)
+            return Kept(self._overridden(path, ABSENT))
+        try:
+            value = self._overridden(path, _read(replica, path, tenant))
+        except (ReplicaBusy, ReplicaInvalid):
+            value = self._previous.get((tenant_id, key), ABSENT)
+            if value is ABSENT:
+                raise
+            return value
+        if value is ABSENT or isinstance(value, (dict, list)):
+            value = Kept(value)
+        if len(table) >= MAX_KEPT_VALUES:
+            table.clear()
+        table[tenant_id, key] = value
+        return value
+
+    def _without_value(self, key: Key, default: Any) -> Any:
+        replica = self._source.open()
+        if replica is None and not self._warned:
+            self._warned = True
+            import logging
+
+            log = logging.getLogger("control_plane")
+            log.warning("configuration has no replica and gives defaults: %s", self._source.error)
+        if default is not ABSENT:
+            return default
+        if replica is None:
+            raise ReplicaUnavailable(str(self._source.error))
+        with replica.view() as view:
+            raise key_not_found(view, path_of(key), self.environment or "")
+
+    def _overridden(self, path: str, value: Any) -> Any:
+        return overridden(self.overrides, path, value) if self.overrides else value
+
+
+class PinnedConfig:
+    """The configuration of one generation, read through a pinned view."""
+
+    __slots__ = ("_environment", "_view", "overrides")
+
+    def __init__(
+        self, view: View, environment: str, overrides: Mapping[tuple[str, ...], str]
+    ) -> None:
+        self._view = view
+        self._environment = environment
+        self.overrides = overrides
+
+    def get(
+        self,
+        key: Key,
+        default: Any = ABSENT,
+        environment: str | None = None,
+        tenant_id: str | None = None,
+    ) -> Any:
+        """As `ConfigManager.get`, of the pinned generation.
+
+        Raises:
+            KeyNotFoundError: no value and no default.
+            ViewExpired: the view outlived the grace period.
+            ValueError: another environment is named; generations of two are not comparable.
+        """
+        if environment not in (None, self._environment):
+            raise ValueError(f"expected environment {self._environment}, found {environment}")
+        path, tenant = _checked_path(key), _checked_tenant(tenant_id)
+        value = overridden(self.overrides, path, merged_value(self._view, path, tenant))
+        if value is not ABSENT:
+            return value
+        if default is not ABSENT:
+            return default
+        raise key_not_found(self._view, path, self._environment)
+
+    def section(self, prefix: Key) -> Section:
+        """The same calls with every key read below ``prefix``."""
+        return Section(self, _checked_path(prefix))
+
+
+class Section:
+    """A part of the configuration, its keys relative to a prefix."""
+
+    __slots__ = ("_config", "_prefix")
+
+    def __init__(self, config: ConfigManager | PinnedConfig, prefix: str) -> None:
+        self._config = config
+        self._prefix = decode_path(prefix)
+
+    def get(
+        self,
+        key: Key,
+        default: Any = ABSENT,
+        environment: str | None = None,
+        tenant_id: str | None = None,
+    ) -> Any:
+        """As `ConfigManager.get`, below the section's prefix."""
+        keys = self._prefix + decode_path(_checked_path(key))
+        return self._config.get(keys, default, environment, tenant_id)
+
+    def section(self, prefix: Key) -> Section:
+        """A section of this section."""
+        return Section(self._config, path_of(self._prefix + decode_path(_checked_path(prefix))))
+
+
+def overridden(overrides: Mapping[tuple[str, ...], str], path: str, value: Any) -> Any:
+    """``value`` with the process overrides at or below ``path`` laid over it.
+
+    An override of a value that is no string is read as JSON, so that numbers stay numbers.
+
+    Raises:
+        ValueError: text that is not JSON for such a value; names the key, never the text.
+    """
+    if not overrides:
+        return value
+    keys = decode_path(path)
+    for where, text in overrides.items():
+        if where[: len(keys)] == keys:
+            value = _with_override(value, where[len(keys) :], text, where)
+        elif keys[: len(where)] == where:
+            # The override is a leaf above: nothing is left below it.
+            value = ABSENT
+    return value
+
+
+def _with_override(value: Any, below: tuple[str, ...], text: str, where: tuple[str, ...]) -> Any:
+    if not below:
+        return _converted(value, text, where)
+    tree = dict(value) if isinstance(value, dict) else {}
+    tree[below[0]] = _with_override(tree.get(below[0], ABSENT), below[1:], text, where)
+    return tree
+
+
+def _converted(value: Any, text: str, where: tuple[str, ...]) -> Any:
+    if value is ABSENT or isinstance(value, str):
+        return text
+    from json import JSONDecodeError, loads
+
+    try:
+        return loads(text)
+    except JSONDecodeError:
+        variable = "__".join(("CONTROL_PLANE", *where)).upper()
+        raise ValueError(
+            f"{variable}: expected JSON for a {type(value).__name__}, found other text"
+        ) from None
+
+
+def _read(replica: Replica, path: str, tenant: str) -> object:
+    """A leaf by one short read; a tree by one view, so that it is of one generation."""
+    keys = leaf_keys(path, tenant)
+    value = leaf_value(keys, replica.read(*keys)[1])
+    if value is not ABSENT:
+        return value
+    with replica.view() as view:
+        return merged_value(view, path, tenant)
+
+
+def _checked_path(key: Key) -> str:
+    if isinstance(key, str):
+        return path_of(key)
+    if isinstance(key, tuple) and key and all(isinstance(part, str) for part in key):
+        return path_of(key)
+    raise TypeError(f"expected a key as str or as a tuple of one or more str, found {key!r}")
+
+
+def _checked_tenant(tenant_id: str | None) -> str:
+    if tenant_id is None:
+        return ""
+    if isinstance(tenant_id, str):
+        return tenant_id
+    raise TypeError(f"expected tenant_id as str or None, found {type(tenant_id).__name__}")

@@ -1,0 +1,339 @@
+"""Telling an application that a configuration value changed: one thread, woken by the kernel.
+
+- The writer's last step after a commit is a ``pwrite`` of the header's revision word, and a swap
+  renames ``current`` in the ``v1`` folder. inotify on both wakes the thread; where inotify is
+  absent or used up (128 instances a user, by default) the thread looks every 50 ms instead.
+- Woken, it compares the configuration revision, and only if that moved reads every watched value
+  of that environment from one snapshot. A value that differs from the one last seen is a change.
+- Nothing is lost between looking and sleeping: the kernel queues what happens after the inotify
+  watches were renewed, and they are renewed before each look. A look every second finds what no
+  event told: a replica that was not there at all, an overflowing queue, a file system without
+  inotify.
+- A read that fails changes nothing: the values last seen stay, the next look tries again.
+- ``fork``: the child inherits watches and values, but neither the thread nor the right to read
+  the parent's queue. Its next call of ``watch`` starts a thread of its own, which then reports
+  what changed since the fork.
+
+This module is imported by the first watch, so that a process that never watches has no thread and
+does not load ``threading`` or ``ctypes``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import weakref
+
+from control_plane.configs.layers import same
+from control_plane.configs.merged import ABSENT, merged_value
+from control_plane.copies import fresh
+from control_plane.errors import ControlPlaneError
+from control_plane.replica.header import CONFIG_REVISION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from control_plane.defaults import ChosenSource
+    from control_plane.replica.reader import View
+
+LOOK_SECONDS = 1.0
+POLL_SECONDS = 0.05
+
+# linux/inotify.h
+IN_MODIFY = 0x2
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+
+_WORD = 8 * CONFIG_REVISION
+_log = logging.getLogger("control_plane")
+
+
+class Change:
+    """One value that one generation changed; ``old`` or ``new`` is None where there was none."""
+
+    __slots__ = ("environment", "generation", "key", "new", "old", "tenant_id")
+
+    def __init__(
+        self,
+        key: str | tuple[str, ...],
+        old: Any,
+        new: Any,
+        generation: int,
+        environment: str | None,
+        tenant_id: str | None,
+    ) -> None:
+        self.key = key
+        self.old = old
+        self.new = new
+        self.generation = generation
+        self.environment = environment
+        self.tenant_id = tenant_id
+
+    def __repr__(self) -> str:
+        # Values stay out: they may be private, and representations end in logs.
+        return f"<Change of {self.key} in {self.environment} at generation {self.generation}>"
+
+
+class Watch:
+    """One registered callback; ``close`` ends it. A call under way is not waited for."""
+
+    __slots__ = ("_callback", "_key", "_last", "_path", "_tenant", "closed")
+
+    def __init__(
+        self,
+        path: str,
+        key: str | tuple[str, ...],
+        tenant: str,
+        callback: Callable[[Change], object],
+    ) -> None:
+        self._path = path
+        self._key = key
+        self._tenant = tenant
+        self._callback = callback
+        self._last: object = ABSENT
+        self.closed = False
+
+    def close(self) -> None:
+        """Call the callback no more; may be called from the callback, and again."""
+        self.closed = True
+
+    def _see(self, view: View) -> tuple[object, object]:
+        """The value seen last and the one in this view, which is remembered."""
+        new = merged_value(view, self._path, self._tenant)
+        old, self._last = self._last, new
+        return old, new
+
+    def _call(self, old: object, new: object, generation: int, environment: str | None) -> None:
+        change = Change(
+            self._key,
+            None if old is ABSENT else fresh(old),
+            None if new is ABSENT else fresh(new),
+            generation,
+            environment,
+            self._tenant or None,
+        )
+        try:
+            self._callback(change)
+        except Exception:
+            # Whatever an application raises, the other watches and the next change go on.
+            _log.exception("%r: the callback raised; later changes still reach it", change)
+
+
+class Watched:
+    """The watches of one source, and the configuration revision they have seen."""
+
+    __slots__ = ("failed", "revision", "source", "watches")
+
+    def __init__(self, source: ChosenSource) -> None:
+        self.source = source
+        self.watches: list[Watch] = []
+        self.revision: int | None = None
+        self.failed = ""
+
+
+class Watcher:
+    """The watches of one manager, in one or more environments, and the thread that serves them."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, Watched] = {}
+        self._kept: list[ChosenSource] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._signal: Signal | None = None
+        self._closed = False
+        if hasattr(os, "register_at_fork"):
+            itself = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: _after_fork_in_child(itself()))
+
+    def add(
+        self,
+        source: ChosenSource,
+        path: str,
+        key: str | tuple[str, ...],
+        tenant: str,
+        callback: Callable[[Change], object],
+    ) -> Watch:
+        """Register a callback for changes after this moment; starts the thread if there is none."""
+        watch = Watch(path, key, tenant, callback)
+        replica = source.open()
+        if replica is not None:
+            with replica.view() as view:
+                watch._see(view)
+        with self._lock:
+            group = self._groups.setdefault(id(source), Watched(source))
+            group.watches.append(watch)
+            # A look that began before the line above did not know this watch; have one that does.
+            group.revision = None
+            if self._thread is None:
+                self._signal = signal = Signal()
+                self._thread = threading.Thread(
+                    target=self._run, args=(signal,), name="control-plane-watch", daemon=True
+                )
+                self._thread.start()
+            elif self._signal is not None:
+                self._signal.wake()
+        return watch
+
+    def keep(self, source: ChosenSource) -> None:
+        """Close this source too when the watcher closes: its manager has moved on."""
+        self._kept.append(source)
+
+    def close(self) -> None:
+        """End every watch and the thread; waits for a callback under way, unless called by it."""
+        with self._lock:
+            self._closed = True
+            thread, signal = self._thread, self._signal
+            for group in self._groups.values():
+                for watch in group.watches:
+                    watch.close()
+        if signal is not None:
+            signal.wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        for source in self._kept:
+            source.close()
+
+    def _run(self, signal: Signal) -> None:
+        try:
+            while not self._closed:
+                with self._lock:
+                    groups = list(self._groups.values())
+                for group in groups:
+                    signal.follow(group.source.folder)
+                    self._look(group)
+                if not self._closed:
+                    signal.wait()
+        finally:
+            signal.close()
+
+    def _look(self, group: Watched) -> None:
+        """Call every watch whose value differs from the one it saw last."""
+        replica = group.source.open()
+        # Values seen before stay: a replica that is away has not changed them.
+        if replica is None:
+            return
+        revision = group.source.words[_WORD]
+        with self._lock:
+            if revision == group.revision:
+                return
+            # Revision before snapshot: what moves in between is looked at once more, never missed.
+            group.revision = revision
+            group.watches = [watch for watch in group.watches if not watch.closed]
+            watches = list(group.watches)
+        try:
+            with replica.view() as view:
+                generation = view.generation
+                seen = list(self._seen(group, watches, view))
+        except ControlPlaneError as error:
+            self._failed(group, error)
+            return
+        for watch, old, new in seen:
+            if not watch.closed:
+                watch._call(old, new, generation, group.source.environment)
+
+    def _seen(
+        self, group: Watched, watches: list[Watch], view: View
+    ) -> Iterator[tuple[Watch, object, object]]:
+        """The watches whose value moved; one that cannot be read keeps its last."""
+        for watch in watches:
+            try:
+                old, new = watch._see(view)
+            except ControlPlaneError as error:
+                self._failed(group, error)
+            else:
+                if not same(old, new):
+                    yield watch, old, new
+
+    def _failed(self, group: Watched, error: ControlPlaneError) -> None:
+        """Have the next look read again, and say why once."""
+        group.revision = None
+        if group.failed != str(error):
+            group.failed = str(error)
+            _log.warning("watching configuration goes on, a look failed: %s", error)
+
+
+class Signal:
+    """Sleeps until a header or a ``current`` link changes, or somebody calls ``wake``."""
+
+    def __init__(self) -> None:
+        self._libc, self._inotify = _open_inotify()
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        os.set_blocking(self._write_end, False)
+
+    def follow(self, folder: str) -> None:
+        """Wake for this environment's folder from now on; cheap to repeat, and must be.
+
+        The header named by ``current`` is another file after a swap; adding a watch that exists
+        changes nothing, so there is no state here that could go stale.
+        """
+        if self._libc is not None:
+            v1 = os.path.join(folder, "v1")
+            add = self._libc.inotify_add_watch
+            add(self._inotify, os.fsencode(v1), IN_MOVED_TO | IN_CREATE)
+            add(self._inotify, os.fsencode(os.path.join(v1, "current", "header")), IN_MODIFY)
+
+    def wait(self) -> None:
+        """Return after an event, after `wake`, or when it is time for a look anyway."""
+        if self._libc is None:
+            select.select([self._read_end], [], [], POLL_SECONDS)
+        else:
+            poll = select.poll()
+            poll.register(self._inotify, select.POLLIN)
+            poll.register(self._read_end, select.POLLIN)
+            poll.poll(LOOK_SECONDS * 1000)
+        for descriptor in (self._read_end, self._inotify):
+            _drain(descriptor)
+
+    def wake(self) -> None:
+        """End the current or the next wait."""
+        try:
+            os.write(self._write_end, b"\0")
+        except BlockingIOError:
+            # A full pipe is readable: the wait ends without this byte.
+            pass
+        except OSError:
+            # Closed by the thread on its way out.
+            pass
+
+    def close(self) -> None:
+        """Give the descriptors back; also the child's part after a fork."""
+        descriptors = (self._inotify, self._read_end, self._write_end)
+        self._inotify = self._read_end = self._write_end = -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while descriptor >= 0 and os.read(descriptor, 65_536):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _open_inotify() -> tuple[Any, int]:
+    """libc and an inotify descriptor, or (None, -1) where there is none to be had."""
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    except (ImportError, OSError, AttributeError, TypeError):
+        return None, -1
+    return (libc, descriptor) if descriptor >= 0 else (None, -1)
+
+
+def _after_fork_in_child(watcher: Watcher | None) -> None:
+    """Nobody holds the child's lock, and the thread and its queue stayed with the parent."""
+    if watcher is not None:
+        watcher._lock = threading.Lock()
+        watcher._thread = None
+        signal, watcher._signal = watcher._signal, None
+        if signal is not None:
+            signal.close()

@@ -1,0 +1,411 @@
+"""Agents and tools of one environment by name: ``RegistryManager``.
+
+- A name without a version means the version its channel ``stable`` points to.
+- A version, its status and its resolution are read from one snapshot and kept until the
+  replica's registry revision moves. Then they are read again; the document is parsed again only
+  if its record has another hash.
+- While a moved revision cannot be read, what was kept before stays the answer.
+- Whether a tool suits an agent is what the node's daemon resolved and recorded; only a list of
+  references that no agent stands behind is resolved here, with ``packaging``.
+- ``tenant_id`` says who asks. Every tenant is given the same version.
+"""
+
+from __future__ import annotations
+
+from msgpack import unpackb
+
+from control_plane.defaults import replica_source, require_environment
+from control_plane.errors import (
+    NotFound,
+    ReplicaBusy,
+    ReplicaInvalid,
+    ReplicaUnavailable,
+)
+from control_plane.registries.manifests import (
+    ACTIVE,
+    Agent,
+    CompatibilityReport,
+    Listed,
+    Loaded,
+    Requirements,
+    Tool,
+    unresolved,
+)
+from control_plane.replica.format import (
+    AGENT,
+    CHANNEL,
+    DELETED,
+    NO_VALUE,
+    RESOLUTION,
+    STATUS,
+    TOOL,
+    decode_record,
+    record_key,
+)
+from control_plane.replica.header import REGISTRY_REVISION, TOMBSTONE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Self
+
+    from control_plane.client import ControlPlaneClient
+    from control_plane.replica.reader import View
+    from control_plane.replica.resolution import Offered
+
+KINDS = {"agent": AGENT, "tool": TOOL}
+STABLE = "stable"
+MAX_KEPT_VERSIONS = 4_096
+MAX_CANDIDATES = 10_000
+FIRST_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+_WORD = 8 * REGISTRY_REVISION
+_TOMBSTONE = 8 * TOMBSTONE
+
+
+class _Registry:
+    """The calls that are alike for the newest generation and for a pinned one."""
+
+    __slots__ = ()
+
+    def _load(self, kind: str, name: str, version: str | None) -> Loaded:
+        raise NotImplementedError
+
+    def _with_view(self, ask: Callable[[View], Any]) -> Any:
+        raise NotImplementedError
+
+    def get_agent(
+        self, name: str, version: str | None = None, tenant_id: str | None = None
+    ) -> Agent:
+        """The agent's version, or the stable one, as a copy of the caller's own.
+
+        Raises:
+            NotFound: names the nearest names, or the versions there are.
+            ReplicaUnavailable: there is no replica, or several environments and none named.
+        """
+        return Agent(self._load("agent", name, version), self._resolved)
+
+    def get_tool(self, name: str, version: str | None = None, tenant_id: str | None = None) -> Tool:
+        """The tool's version, or the stable one, as a copy of the caller's own.
+
+        Raises:
+            NotFound: names the nearest names, or the versions there are.
+            ReplicaUnavailable: there is no replica, or several environments and none named.
+        """
+        return Tool(self._load("tool", name, version))
+
+    def list_agents(self) -> tuple[Listed, ...]:
+        """Every agent with its published versions and channels, by name."""
+        return tuple(self._with_view(lambda view: list(_listed(view, "agent"))))
+
+    def list_tools(self) -> tuple[Listed, ...]:
+        """Every tool with its published versions and channels, by name."""
+        return tuple(self._with_view(lambda view: list(_listed(view, "tool"))))
+
+    def validate_tool_compatibility(
+        self, tool: str | Tool, tools: Requirements | Iterable[str]
+    ) -> CompatibilityReport:
+        """Whether the agent asks for the tool and a version meets what it asks.
+
+        With ``agent.tools`` the answer is the newest resolution of that agent's version. With a
+        list of references (``crm_tool>=1.2,<2``) the published versions are compared here.
+
+        Raises:
+            MissingExtra: a list of references needs ``packaging``.
+        """
+        name = tool if isinstance(tool, str) else tool.name
+        if isinstance(tools, str):
+            raise TypeError(f"expected agent.tools or a list of references, found {tools!r}")
+        if isinstance(tools, Requirements):
+            asker, resolution = self._resolution(tools)
+        else:
+            asker, resolution = "the list", self._resolved_here(list(tools), name)
+        return _report(name, asker, resolution)
+
+    def _resolved(self, name: str, version: str) -> Tool:
+        return Tool(self._load("tool", name, version))
+
+    def _resolution(self, tools: Requirements) -> tuple[str, dict[str, dict[str, Any]]]:
+        """The newest resolution for the agent behind ``tools``, or the one it was read with."""
+        name, version = tools.agent
+        asker = f"agent/{name}@{version}"
+        try:
+            return asker, self._load("agent", name, version).resolution
+        except NotFound:
+            return asker, tools.resolution
+
+    def _resolved_here(self, references: list[str], name: str) -> dict[str, dict[str, Any]]:
+        from control_plane.replica.resolution import parse_tool_reference, resolve
+
+        mine = [entry for entry in references if parse_tool_reference(entry).name == name]
+        document = {"metadata": {"tools": mine}}
+        found: dict[str, dict[str, Any]] = self._with_view(
+            lambda view: resolve(document, lambda tool: _offered(view, tool))
+        )
+        others = (parse_tool_reference(entry).name for entry in references)
+        return found or unresolved(others)
+
+
+class RegistryManager(_Registry):
+    """Reads the agents and tools of one environment.
+
+    Calls are safe from any thread and inside asyncio: none of them waits for another process.
+
+    Args:
+        client: share this client's replica; otherwise ``replica`` (a folder) and ``environment``
+            choose one as `control_plane.defaults` says.
+    """
+
+    __slots__ = ("_owns_source", "_previous", "_revision", "_source", "_table", "_words")
+
+    def __init__(
+        self,
+        client: ControlPlaneClient | None = None,
+        *,
+        replica: str | None = None,
+        environment: str | None = None,
+    ) -> None:
+        if client is not None and (replica is not None or environment is not None):
+            raise TypeError("expected client or replica and environment, found both")
+        self._owns_source = client is None
+        self._source = client.source if client else replica_source(replica, environment)[0]
+        self._words = self._source.words
+        self._table: dict[tuple[str, str, str | None], Loaded] = {}
+        self._previous: dict[tuple[str, str, str | None], Loaded] = {}
+        # No word of a header is negative: the first call always looks.
+        self._revision = -1
+
+    def close(self) -> None:
+        """Let go of the replica, unless it is a client's."""
+        if self._owns_source:
+            self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load(self, kind: str, name: str, version: str | None) -> Loaded:
+        if self._words[_WORD] != self._revision:
+            self.refresh()
+        try:
+            return self._table[kind, name, version]
+        except KeyError:
+            return self._read(kind, name, version)
+
+    def refresh(self) -> None:
+        """Let the next call read the replica again, whether its revision moved or not."""
+        source = self._source
+        replica = source.open()
+        words = source.words
+        revision = words[_WORD]
+        swapped_away = words[_TOMBSTONE] != 0
+        if swapped_away and words is self._words and self._revision == -1:
+            # The folder was given up and the next cannot be opened yet: what is kept still holds.
+            return
+        # Table first, then revision: a reader between the two reads again, none keeps old data.
+        self._previous, self._table = self._table or self._previous, {}
+        self._words = words
+        # Without a replica, or in one given up, every call looks again; the source sets the pace.
+        self._revision = -1 if replica is None or swapped_away else revision
+
+    def _read(self, kind: str, name: str, version: str | None) -> Loaded:
+        """Read one version and keep it in the table captured before the snapshot."""
+        table, previous = self._table, self._previous
+        try:
+            loaded: Loaded = self._with_view(
+                lambda view: read_version(view, kind, name, version, previous)
+            )
+        except (ReplicaBusy, ReplicaInvalid):
+            if (kind, name, version) in previous:
+                return previous[kind, name, version]
+            raise
+        if len(table) >= MAX_KEPT_VERSIONS:
+            table.clear()
+        table[kind, name, version] = table[kind, name, loaded.document["version"]] = loaded
+        return loaded
+
+    def _with_view(self, ask: Callable[[View], Any]) -> Any:
+        replica = self._source.open()
+        if replica is None:
+            require_environment(self._source)
+            raise ReplicaUnavailable(str(self._source.error))
+        with replica.view() as view:
+            return ask(view)
+
+
+class PinnedRegistry(_Registry):
+    """The agents and tools of one generation, read through a pinned view."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def _load(self, kind: str, name: str, version: str | None) -> Loaded:
+        return read_version(self._view, kind, name, version, {})
+
+    def _with_view(self, ask: Callable[[View], Any]) -> Any:
+        return ask(self._view)
+
+
+def read_version(
+    view: View,
+    kind: str,
+    name: str,
+    version: str | None,
+    kept: dict[tuple[str, str, str | None], Loaded],
+) -> Loaded:
+    """One version with its status and resolution; ``kept`` saves parsing what did not change.
+
+    Raises:
+        NotFound: no such name or version, or no stable one.
+    """
+    if not isinstance(name, str) or not (version is None or isinstance(version, str)):
+        raise TypeError(f"expected name and version as str, found {name!r} and {version!r}")
+    if version is None:
+        version = _channel(view, kind, name, STABLE)
+        if version is None:
+            raise _not_found(view, kind, name, None)
+    key = record_key(KINDS[kind], name, version)
+    raw, status, resolution = view.read(
+        key,
+        record_key(STATUS, kind, name, version),
+        record_key(RESOLUTION, name, version),
+    )
+    record = None if raw is None else decode_record(key, raw)
+    if record is None or record.status == DELETED:
+        raise _not_found(view, kind, name, version)
+    if record.status == NO_VALUE:
+        raise NotFound(
+            f"{kind}/{name}@{version}: expected a version this node accepted, found one held "
+            "back; see control-plane status"
+        )
+    before = kept.get((kind, name, version))
+    document = before.document if before and before.hash == record.hash else _parsed(record.body)
+    statuses = _body(record_key(STATUS, kind, name, version), status)
+    resolved = _body(record_key(RESOLUTION, name, version), resolution) if kind == "agent" else {}
+    if not resolved and kind == "agent":
+        resolved = unresolved(document["metadata"].get("tools", ()))
+    return Loaded(kind, record, document, statuses, resolved)
+
+
+def _channel(view: View, kind: str, name: str, channel: str) -> str | None:
+    key = record_key(CHANNEL, kind, name, channel)
+    return _body(key, view.read(key)[0]).get("version")
+
+
+def _body(key: bytes, raw: bytes | None) -> dict[str, Any]:
+    """The mapping in a record; empty without one, after a deletion, or before the first value."""
+    if raw is None:
+        return {}
+    record = decode_record(key, raw)
+    if record.status in (DELETED, NO_VALUE):
+        return {}
+    body: dict[str, Any] = unpackb(record.body)
+    return body
+
+
+def _parsed(blob: bytes) -> dict[str, Any]:
+    # Loaded here: a process that reads flags only never needs it.
+    from json import loads
+
+    document: dict[str, Any] = loads(blob)
+    return document
+
+
+def _not_found(view: View, kind: str, name: str, version: str | None) -> NotFound:
+    versions = _versions(view, kind, name)
+    if versions and version is None:
+        return NotFound(
+            f"{kind}/{name}: expected a version on channel {STABLE}, found none; activate one of "
+            f"{', '.join(versions)}, or pass version="
+        )
+    if versions:
+        return NotFound(
+            f"{kind}/{name}: expected one of versions {', '.join(versions)}, found {version}"
+        )
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(name, list(dict.fromkeys(_channel_names(view, kind))), n=3)
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    return NotFound(f"{kind}/{name}: expected a published {kind}, found none{hint}")
+
+
+def _versions(view: View, kind: str, name: str) -> list[str]:
+    """The published versions of one name, oldest first."""
+    prefix = bytes((KINDS[kind],)) + name.encode() + b"\0"
+    found = view.scan(prefix)
+    return sorted((key[len(prefix) :].decode() for key, raw in found if _live(key, raw)), key=order)
+
+
+def _offered(view: View, tool: str) -> Offered:
+    """What there is of a tool, for a resolution made here."""
+    from hashlib import sha256
+
+    from control_plane.replica.resolution import Offered
+
+    versions, statuses = {}, {}
+    for version in _versions(view, "tool", tool):
+        loaded = read_version(view, "tool", tool, version, {})
+        versions[version] = sha256(loaded.blob).hexdigest()
+        statuses[version] = loaded.status.get("status", ACTIVE)
+    return Offered(versions, statuses, _channel(view, "tool", tool, STABLE))
+
+
+def _listed(view: View, kind: str) -> Iterator[Listed]:
+    """Every name of a kind. Records come with their bodies, so they are taken in 36 portions."""
+    channels: dict[str, dict[str, str]] = {}
+    prefix = bytes((CHANNEL,)) + kind.encode() + b"\0"
+    for key, raw in view.scan(prefix):
+        name, channel = key[len(prefix) :].decode().split("\0")
+        version = _body(key, raw).get("version")
+        if version is not None:
+            channels.setdefault(name, {})[channel] = version
+    for first in FIRST_CHARACTERS:
+        versions: dict[str, list[str]] = {}
+        for key, raw in view.scan(bytes((KINDS[kind],)) + first.encode()):
+            if _live(key, raw):
+                name, version = key[1:].decode().split("\0")
+                versions.setdefault(name, []).append(version)
+        for name, found in versions.items():
+            yield Listed(name, tuple(sorted(found, key=order)), channels.get(name, {}))
+
+
+def _channel_names(view: View, kind: str) -> Iterator[str]:
+    prefix = bytes((CHANNEL,)) + kind.encode() + b"\0"
+    for key, raw in view.scan(prefix, MAX_CANDIDATES):
+        if _body(key, raw):
+            yield key[len(prefix) :].split(b"\0")[0].decode()
+
+
+def _live(key: bytes, raw: bytes) -> bool:
+    return decode_record(key, raw).status not in (DELETED, NO_VALUE)
+
+
+def order(version: str) -> tuple[tuple[int, ...], bool, str]:
+    """A key that sorts published versions as a reader expects: numbers, pre-releases first.
+
+    PEP 440's whole order needs ``packaging``, which the bare library does without; this one
+    decides how versions are listed, never which one is used.
+    """
+    release, rest = version, ""
+    for index, character in enumerate(version):
+        if not (character.isdigit() or character == "."):
+            release, rest = version[:index], version[index:]
+            break
+    numbers = tuple(int(part) for part in release.split(".") if part)
+    return numbers, not rest.startswith(("a", "b", "rc", ".dev", "dev")), rest
+
+
+def _report(name: str, asker: str, resolution: dict[str, dict[str, Any]]) -> CompatibilityReport:
+    found = resolution.get(name)
+    if found is None:
+        asked = ", ".join(resolution) or "no tool"
+        problem = f"tool/{name}: expected {asker} to ask for it, found {asked}"
+        return CompatibilityReport(name, None, (problem,))
+    if found["version"] is None or found["problem"]:
+        problem = found["problem"] or f"tool/{name}: expected a version, found none"
+        return CompatibilityReport(name, None, (problem,))
+    return CompatibilityReport(name, found["version"], ())

@@ -1,0 +1,19 @@
+"""A replica for a test: real records in a real file, read by the real library.
+
+    from control_plane.testing import replica
+
+    with replica(flags={"new_ai_model": True}, config={"database": {"url": "…"}}) as client:
+        assert client.is_enabled("new_ai_model")
+        client.set_flag("new_ai_model", False)
+        assert not client.is_enabled("new_ai_model")
+
+Documents are validated and compiled as a node's daemon does it, so the extra ``publish`` is
+needed; pytest is not. With pytest the fixture ``control_plane_replica`` makes replicas that close
+with the test.
+"""
+
+from __future__ import annotations
+
+from control_plane.testing.kit import ReplicaKit, replica
+
+__all__ = ["ReplicaKit", "replica"]

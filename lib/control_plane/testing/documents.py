@@ -1,0 +1,212 @@
+"""What a test says in short, as the documents it stands for, and those as records.
+
+- A flag is its metadata, or true or false for a boolean flag that serves that to everybody.
+- A configuration namespace is its values, or its metadata: a mapping with the key ``values`` and
+  none beside it that metadata does not have.
+- An agent or tool is its document; kind is filled in, and version 1.0.0 where there is none. The
+  last version of a name in the list is its stable one.
+- A segment is the list of its members; more than 500 go into shards, as they do when published.
+- A kill is the name of the variant it serves, or None for what the flag serves when disabled.
+
+Every document is validated before a record is made of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgpack
+
+from control_plane.configs.layers import tenant_of
+from control_plane.errors import ManifestInvalid
+from control_plane.feature_flags.segments import shard_of
+from control_plane.log.canonical import canonical, sha256_hex
+from control_plane.manifests.documents import blob
+from control_plane.manifests.validation import validate, validate_config
+from control_plane.replica.compile import config_records, flag_body, segment_body, shard_body
+from control_plane.replica.format import (
+    AGENT,
+    CHANNEL,
+    CONFIG,
+    FLAG,
+    RESOLUTION,
+    SEGMENT,
+    STATUS,
+    TOOL,
+    record_key,
+)
+from control_plane.replica.resolution import Offered, resolve
+
+MAX_INLINE_MEMBERS = 500
+CONFIG_METADATA = {"schema", "values", "environments", "tenants", "description"}
+VERSIONED = {"agent": AGENT, "tool": TOOL}
+
+Body = tuple[int, bytes]
+"""A record's kind and body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Everything one generation of a test's replica is made of; each ``with_…`` gives the next."""
+
+    environment: str
+    flags: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    kills: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    segments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    configs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    versions: Mapping[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    channels: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    statuses: Mapping[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def with_flag(self, name: str, flag: Mapping[str, Any] | bool | None) -> Documents:
+        """With this flag; None takes it away."""
+        if flag is None:
+            return replace(self, flags=_without(self.flags, name))
+        document = {"kind": "flag", "name": name, "metadata": _flag_metadata(flag)}
+        return replace(self, flags={**self.flags, name: self._valid(document)})
+
+    def with_kill(self, flag: str, variant: str | None) -> Documents:
+        """With this kill in force."""
+        return replace(self, kills={**self.kills, flag: {"variant": variant}})
+
+    def without_kill(self, flag: str) -> Documents:
+        """With the flag's own rules in force again."""
+        return replace(self, kills=_without(self.kills, flag))
+
+    def with_segment(self, name: str, members: Iterable[str]) -> Documents:
+        """With these members, and no others, in the segment."""
+        different = tuple(sorted(set(members)))
+        shown = {"kind": "segment", "name": name, "metadata": {"members": list(different[:1])}}
+        self._valid(shown)
+        return replace(self, segments={**self.segments, name: different})
+
+    def with_config(self, name: str, config: Mapping[str, Any] | None) -> Documents:
+        """With this namespace (or ``database@acme``, one tenant's part); None takes it away."""
+        if config is None:
+            configs = _without(self.configs, name)
+        else:
+            document = {"kind": "config", "name": name, "metadata": _config_metadata(config)}
+            configs = {**self.configs, name: self._valid(document)}
+        following = replace(self, configs=configs)
+        namespace = tenant_of(name)[0]
+        validate_config(*following.namespace(namespace), self.environment)
+        return following
+
+    def with_version(
+        self, kind: str, document: Mapping[str, Any], channel: str | None = "stable"
+    ) -> Documents:
+        """With this version of an agent or tool, and the channel moved to it unless None."""
+        whole = self._valid({"kind": kind, "version": "1.0.0", **document})
+        if whole["kind"] != kind:
+            raise ManifestInvalid(f"expected kind {kind}, found {whole['kind']}", ("kind",))
+        key = (kind, whole["name"], whole["version"])
+        following = replace(self, versions={**self.versions, key: whole})
+        return following if channel is None else following.with_channel(*key, channel)
+
+    def with_channel(self, kind: str, name: str, version: str, channel: str) -> Documents:
+        """With the channel moved to that version."""
+        return replace(self, channels={**self.channels, (kind, name, channel): version})
+
+    def with_status(
+        self, kind: str, name: str, version: str, status: Mapping[str, Any]
+    ) -> Documents:
+        """With the version deprecated, yanked or active again."""
+        return replace(self, statuses={**self.statuses, (kind, name, version): dict(status)})
+
+    def namespace(self, name: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """A namespace's own document and those of single tenants."""
+        tenants = [
+            document for other, document in self.configs.items() if other.startswith(f"{name}@")
+        ]
+        return self.configs.get(name), tenants
+
+    def records(self, generation: int) -> dict[bytes, Body]:
+        """Every record of the replica; ``generation`` goes into the configuration's leaves."""
+        return {
+            **dict(self._flag_records()),
+            **dict(self._segment_records()),
+            **dict(self._config_records(generation)),
+            **dict(self._version_records()),
+        }
+
+    def _flag_records(self) -> Iterator[tuple[bytes, Body]]:
+        for name in dict.fromkeys((*self.flags, *self.kills)):
+            body = flag_body(self.flags.get(name), self.kills.get(name), self.environment)
+            yield record_key(FLAG, name), (FLAG, body)
+
+    def _segment_records(self) -> Iterator[tuple[bytes, Body]]:
+        for name, members in self.segments.items():
+            bits = _shard_bits(len(members))
+            metadata = {"members": list(members)} if bits is None else {"shards": bits}
+            body = segment_body({"name": name, "metadata": metadata})
+            yield record_key(SEGMENT, name), (SEGMENT, body)
+            for shard, held in _shards(members, bits).items():
+                yield record_key(SEGMENT, name, shard), (SEGMENT, shard_body(canonical([*held])))
+
+    def _config_records(self, generation: int) -> Iterator[tuple[bytes, Body]]:
+        for name in dict.fromkeys(tenant_of(name)[0] for name in self.configs):
+            base, tenants = self.namespace(name)
+            leaves = config_records(base, tenants, self.environment, generation)
+            for (tenant, path), body in leaves.items():
+                yield record_key(CONFIG, tenant, path), (CONFIG, body)
+
+    def _version_records(self) -> Iterator[tuple[bytes, Body]]:
+        for (kind, name, version), document in self.versions.items():
+            yield record_key(VERSIONED[kind], name, version), (VERSIONED[kind], blob(document))
+            if kind == "agent":
+                resolution = msgpack.packb(resolve(document, self._offered))
+                yield record_key(RESOLUTION, name, version), (RESOLUTION, resolution)
+        for key, version in self.channels.items():
+            yield record_key(CHANNEL, *key), (CHANNEL, msgpack.packb({"version": version}))
+        for key, status in self.statuses.items():
+            yield record_key(STATUS, *key), (STATUS, msgpack.packb(status))
+
+    def _offered(self, tool: str) -> Offered:
+        """What there is of a tool, for the resolution of the agents that ask for it."""
+        versions = {
+            version: sha256_hex(blob(document))
+            for (kind, name, version), document in self.versions.items()
+            if (kind, name) == ("tool", tool)
+        }
+        statuses = {v: self.statuses.get(("tool", tool, v), {}).get("status") for v in versions}
+        known = {version: status for version, status in statuses.items() if status is not None}
+        return Offered(versions, known, self.channels.get(("tool", tool, "stable")))
+
+    def _valid(self, document: dict[str, Any]) -> dict[str, Any]:
+        validate(document, environment=self.environment)
+        return document
+
+
+def _flag_metadata(flag: Mapping[str, Any] | bool) -> dict[str, Any]:
+    if isinstance(flag, bool):
+        return {"variants": {"on": True, "off": False}, "default": "on" if flag else "off"}
+    return dict(flag)
+
+
+def _config_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    if "values" in config and CONFIG_METADATA.issuperset(config):
+        return dict(config)
+    return {"values": dict(config)}
+
+
+def _shard_bits(count: int) -> int | None:
+    """How many bits choose a shard of at most some 500 members; None for members in one record."""
+    if count <= MAX_INLINE_MEMBERS:
+        return None
+    return (count // MAX_INLINE_MEMBERS).bit_length()
+
+
+def _shards(members: Sequence[str], bits: int | None) -> dict[str, list[str]]:
+    shards: dict[str, list[str]] = {}
+    if bits is not None:
+        for member in members:
+            digest = hashlib.sha256(member.encode()).digest()
+            shards.setdefault(shard_of(digest, bits), []).append(member)
+    return shards
+
+
+def _without(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key != name}
