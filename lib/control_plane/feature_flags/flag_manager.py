@@ -85,6 +85,10 @@ class FeatureFlagManager(FlagEvaluator):
                 owned = view = None
         return PinnedFlags(self._library, view, owned)
 
+    def refresh(self) -> None:
+        """Let the next call read the replica again, whether its revision moved or not."""
+        self._table = self._absent()
+
     def close(self) -> None:
         """Let go of the replica; afterwards every call gives the caller's default."""
         if self._owned:
