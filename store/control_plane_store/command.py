@@ -1,0 +1,347 @@
+"""``control-plane store``, ``store init``, ``store forget`` and ``token``.
+
+The service itself prints one line, ``store ready at URL``, once it answers; all else goes to
+stderr. ``store init`` makes everything a first start needs and nothing by halves: the database
+appears complete, with the first entry and checkpoint of every environment, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from control_plane.errors import NotFound, Refused
+from control_plane.names import DIGEST
+from control_plane.trust.enrolment import Enrolment
+from control_plane_store import tokens
+from control_plane_store.audit import Audit
+from control_plane_store.database import Database, move_database, remove_database
+from control_plane_store.listening import DEFAULT, Listen, check_reach, listen_at, tls_context
+from control_plane_store.logkeys import load_log_signers
+from control_plane_store.sequencer import Sequencer
+from control_plane_store.service import Store, create_app, new_runner
+from control_plane_store.trustfolder import TrustFolder
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+database_option = click.option(
+    "--database", required=True, type=FILE, help="The store's SQLite file."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@click.group(invoke_without_command=True)
+@click.option("--database", type=FILE, help="The store's SQLite file.")
+@click.option("--keys", type=FOLDER, help="Folder with log-<environment>.pem for each log.")
+@click.option("--trust", type=FOLDER, help="Trust metadata; what is newer is appended at start.")
+@click.option(
+    "--passphrase-file",
+    type=FILE,
+    envvar="CONTROL_PLANE_KEY_PASSPHRASE_FILE",
+    help="Passphrase of the log keys.",
+)
+@click.option("--listen", default=DEFAULT, show_default=True, help="host:port or unix:PATH.")
+@click.option("--public", is_flag=True, help="Let anyone read; writing still wants a token.")
+@click.option("--behind-proxy", is_flag=True, help="A proxy in front of the store ends TLS.")
+@click.option("--tls-certificate", type=FILE, help="Certificate chain, PEM.")
+@click.option("--tls-key", type=FILE, help="Its private key, PEM.")
+@click.pass_context
+def store(context: click.Context, **options: Any) -> None:
+    """Run the central store."""
+    if context.invoked_subcommand is not None:
+        return
+    for name in ("database", "keys"):
+        if options[name] is None:
+            raise click.UsageError(f"expected --{name}, found none")
+    if (options["tls_certificate"] is None) != (options["tls_key"] is None):
+        raise click.UsageError("expected --tls-certificate and --tls-key together, found one")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    asyncio.run(_serve(**options))
+
+
+async def _serve(
+    database: Path,
+    keys: Path,
+    trust: Path | None,
+    passphrase_file: Path | None,
+    listen: str,
+    public: bool,
+    behind_proxy: bool,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+) -> None:
+    place = Listen.parse(listen)
+    check_reach(place, tls=tls_certificate is not None, behind_proxy=behind_proxy)
+    context = None
+    if tls_certificate is not None and tls_key is not None:
+        context = tls_context(tls_certificate, tls_key)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    opened = Database.open(database)
+    try:
+        opened.hold()
+        service = Store(opened, public=public, now_ms=now_ms)
+        service.sequencer = _sequencer(opened, keys, trust, passphrase_file, service.published)
+        runner = new_runner(create_app(service))
+        await runner.setup()
+        try:
+            url = await listen_at(runner, place, context)
+            click.echo(f"store ready at {url}")
+            await stopped.wait()
+            await service.stop()
+        finally:
+            await runner.cleanup()
+    finally:
+        opened.close()
+
+
+def _sequencer(
+    database: Database,
+    keys: Path,
+    trust: Path | None,
+    passphrase_file: Path | None,
+    published: Callable[..., None],
+) -> Sequencer:
+    """The writer, once newer trust metadata from the folder stands in the logs."""
+    with database.read() as snapshot:
+        origins = {log.environment: log.origin for log in snapshot.logs()}
+    folder = None if trust is None else TrustFolder.read(trust)
+    identities = {} if folder is None else folder.identities()
+    origins |= {name: log.origin for name, log in identities.items() if name not in origins}
+    signers = load_log_signers(keys, origins, _passphrase(passphrase_file))
+    sequencer = Sequencer(
+        database, signers, audit=Audit(database.path), now_ms=now_ms, published=published
+    )
+    if folder is not None:
+        known = sequencer.environments
+        answers = [
+            sequencer.append_trust(environment, folder.roots, folder.targets)
+            for environment in known
+        ]
+        added = [log for name, log in identities.items() if name not in known]
+        begun = sequencer.begin_logs(added, folder.roots, folder.targets)
+        sequencer.work()
+        for answer in answers:
+            answer.result()
+        begun.result()
+    return sequencer
+
+
+@store.command("init")
+@database_option
+@click.option("--trust", required=True, type=FOLDER, help="Folder with root/ and targets.json.")
+@click.option("--keys", required=True, type=FOLDER, help="Folder with log-<environment>.pem.")
+@click.option("--enrolment", type=FILE, help="Write trust.json for nodes here.")
+@click.option("--tokens", "token_folder", type=FOLDER, help="Write the first tokens here, 0600.")
+@click.option("--passphrase-file", type=FILE, envvar="CONTROL_PLANE_KEY_PASSPHRASE_FILE")
+@json_option
+def init(
+    database: Path,
+    trust: Path,
+    keys: Path,
+    enrolment: Path | None,
+    token_folder: Path | None,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a new store: database, first entries and checkpoints, enrolment, tokens."""
+    folder = TrustFolder.read(trust)
+    identities = folder.identities()
+    origins = {name: log.origin for name, log in identities.items()}
+    signers = load_log_signers(keys, origins, _passphrase(passphrase_file))
+    for written in _init_files(enrolment, token_folder):
+        if written.exists():
+            raise Refused(f"{written}: expected no file, found one; remove it first")
+    # Made beside and renamed: a crash leaves a file nobody opens, which the next init removes.
+    beside = database.with_name(database.name + ".new")
+    remove_database(beside)
+    if database.exists():
+        raise Refused(f"{database}: expected no file, found one; it is a store already")
+    created = Database.create(beside)
+    audit = Audit(database)
+    try:
+        sequencer = Sequencer(created, signers, audit=audit, now_ms=now_ms)
+        begun = sequencer.begin_logs(identities.values(), folder.roots, folder.targets)
+        sequencer.work()
+        begun.result()
+        sequencer.publish_all()
+        checkpoints = {each: sequencer.position(each).log.note for each in identities}
+        given = _first_tokens(created, audit, tuple(identities)) if token_folder else {}
+    finally:
+        created.close()
+    _write_secret(enrolment, Enrolment(folder.roots[-1], folder.targets, checkpoints).encode())
+    for name, secret in given.items():
+        assert token_folder is not None
+        _write_secret(token_folder / f"{name}.token", f"{secret}\n".encode())
+    move_database(beside, database)
+    if as_json:
+        click.echo(json.dumps({"format": 1, "database": str(database), "origins": origins}))
+    else:
+        click.echo(f"{database}: a store for {', '.join(origins.values())}")
+
+
+@store.command("forget")
+@database_option
+@click.argument("digest")
+def forget(database: Path, digest: str) -> None:
+    """Delete a superseded blob's bytes, for example personal data; the log keeps its digest."""
+    if not DIGEST.fullmatch(digest):
+        raise click.UsageError(f"expected a digest of 64 hex digits, found {digest!r}")
+    opened = Database.open(database)
+    try:
+        with opened.write() as transaction:
+            transaction.forget_blob(digest)
+        Audit(database).append([{"at": now_ms(), "event": "blob-forgotten", "digest": digest}])
+    finally:
+        opened.close()
+    click.echo(f"blob {digest}: deleted")
+
+
+@click.group()
+def token() -> None:
+    """Make, list and revoke the store's tokens."""
+
+
+@token.command("new")
+@database_option
+@click.argument("name")
+@click.option(
+    "-e", "--env", "--environment", "environments", multiple=True, required=True,
+    help="Environment it holds in; repeat for several.",
+)  # fmt: skip
+@click.option("--may", required=True, type=click.Choice(tokens.MAY), help="submit reads too.")
+@click.option("--out", type=FILE, help="Write it to this file (0600) instead of printing it.")
+@json_option
+def token_new(
+    database: Path,
+    name: str,
+    environments: tuple[str, ...],
+    may: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a token; it is shown once and only its hash is kept."""
+    secret = tokens.new_secret(secrets.token_bytes)
+    opened = Database.open(database)
+    try:
+        tokens.issue(
+            opened,
+            Audit(database),
+            name=name,
+            environments=environments,
+            may=may,
+            secret=secret,
+            now_ms=now_ms(),
+        )
+    finally:
+        opened.close()
+    if out is not None:
+        _write_secret(out, f"{secret}\n".encode())
+    elif as_json:
+        click.echo(json.dumps({"format": 1, "name": name, "may": may, "token": secret}))
+    else:
+        click.echo(secret)
+
+
+@token.command("list")
+@database_option
+@json_option
+def token_list(database: Path, as_json: bool) -> None:
+    """List tokens; never their secrets."""
+    opened = Database.open(database)
+    try:
+        with opened.read() as snapshot:
+            rows = snapshot.tokens()
+    finally:
+        opened.close()
+    if as_json:
+        listed = [
+            {name: getattr(row, name) for name in type(row).__dataclass_fields__} for row in rows
+        ]
+        click.echo(json.dumps({"format": 1, "tokens": listed}))
+        return
+    for row in rows:
+        state = "in force" if row.revoked_at is None else "revoked"
+        click.echo(f"{row.name}\t{row.environment}\t{row.may}\t{state}")
+
+
+@token.command("revoke")
+@database_option
+@click.argument("name")
+@click.option("-e", "--env", "--environment", "environment", help="Only there; all by default.")
+def token_revoke(database: Path, name: str, environment: str | None) -> None:
+    """Revoke tokens by name; it holds from the next request on."""
+    opened = Database.open(database)
+    try:
+        count = tokens.revoke(
+            opened, Audit(database), name=name, environment=environment, now_ms=now_ms()
+        )
+    finally:
+        opened.close()
+    click.echo(f"{name}: revoked in {count} environment{'s' if count != 1 else ''}")
+
+
+def _first_tokens(
+    database: Database, audit: Audit, environments: tuple[str, ...]
+) -> dict[str, str]:
+    """One token to follow and one to submit, each for all environments."""
+    given = {}
+    for may in tokens.MAY:
+        given[may] = tokens.new_secret(secrets.token_bytes)
+        tokens.issue(
+            database,
+            audit,
+            name=may,
+            environments=environments,
+            may=may,
+            secret=given[may],
+            now_ms=now_ms(),
+        )
+    return given
+
+
+def _init_files(enrolment: Path | None, token_folder: Path | None) -> list[Path]:
+    files = [] if enrolment is None else [enrolment]
+    return files + [token_folder / f"{may}.token" for may in tokens.MAY if token_folder]
+
+
+def _write_secret(path: Path | None, data: bytes) -> None:
+    """Write a new file only its owner may read, durably."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise Refused(f"{path}: expected no file, found one; remove it first") from error
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _passphrase(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes().rstrip(b"\r\n")
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: expected a passphrase file, found none") from error
+

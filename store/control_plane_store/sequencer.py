@@ -1,0 +1,659 @@
+"""The one writer: it judges what comes in, appends what fits, and signs the tree that results.
+
+One thread writes, so that two sets that name the same head can never both fit. Waiting work is
+done together in one transaction; sets that only kill or un-kill flags go before all others, and a
+transaction is never long (``BATCH_JOBS`` or ``BATCH_SECONDS``, whichever comes first), so a kill
+waits for one large set at most.
+
+The durable effects of a change set, in order:
+
+ (1) its blobs, by earlier calls of ``put_blob``;
+ (2) one transaction: entry, tile hashes, position, heads, touched keys, identity, and the removal
+     of the waiting set it may have been;
+ (3) the signed checkpoint over the position of (2), by ``publish_checkpoint``.
+
+Then long polls wake, then the author is answered. What a crash leaves after each stands at the
+code. ``publish_checkpoint`` is the same function after a batch, at start and for the renewal
+every ``RENEW_SECONDS``; it signs what the database holds and nothing else, and refuses to sign a
+tree that is smaller than, or different from, the one signed before.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from control_plane.errors import (
+    ControlPlaneError,
+    Forked,
+    NotFound,
+    Refused,
+    SyntaxInvalid,
+    Unavailable,
+)
+from control_plane.log.canonical import parse, sha256_hex
+from control_plane.log.checkpoint import Checkpoint, LogSigner
+from control_plane.log.envelope import PAYLOAD_TYPE, Envelope
+from control_plane.log.fold import Head
+from control_plane.log.leaf import Leaf
+from control_plane.log.merkle import EMPTY_ROOT, frontier_at, leaf_hash
+from control_plane.log.statements import ChangeSet, Key, TrustStatement
+from control_plane.log.steps import Accepted, Rejected, judge
+from control_plane.names import MAX_SIGNATURES
+from control_plane.trust.state import LogIdentity, Policy
+from control_plane_store.admission import Surroundings, Waiting, admit, is_urgent
+from control_plane_store.audit import Audit
+from control_plane_store.database import Database, Log, PendingRow, Snapshot, Transaction
+
+RENEW_SECONDS = 8.0
+"""Nodes call a checkpoint stale at 60 s; the promise is a renewal every 10 s at the latest."""
+
+BATCH_JOBS = 64
+BATCH_SECONDS = 0.05
+MAX_WAITING_JOBS = 4_096
+MAX_WAITING_BYTES = 256 << 20
+MAX_PENDING_SETS = 1_000
+RETRY_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class StoreFailed(Unavailable):
+    """The store could not write; nothing was acknowledged. Submitting again is safe."""
+
+    code = "store_failed"
+
+
+class StoreBusy(Unavailable):
+    """Too much work is waiting; try again in a moment."""
+
+    code = "store_busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A change set stands in the log; ``repeated`` when it stood there before."""
+
+    statement: str
+    generation: int
+    index: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A change set waits for ``threshold - found`` further signatures."""
+
+    statement: str
+    threshold: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a dry run found: the generation the set would have had, None if it would wait."""
+
+    statement: str
+    generation: int | None
+    threshold: int = 0
+    found: int = 0
+
+
+Outcome = Receipt | Pending | Rehearsal
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A log as far as committed transactions carry it, and the policy in force there."""
+
+    log: Log
+    policy: Policy | None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One transaction under way; its positions become the store's when it has committed."""
+
+    transaction: Transaction
+    positions: dict[str, Position]
+    refusals: list[dict[str, object]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Job:
+    urgent: bool
+    size_bytes: int
+    work: Callable[[_Batch], Any]
+    answer: Future[Any]
+
+
+_Answers = list[tuple["Future[Any]", Any]]
+
+
+class Sequencer:
+    """The writer of one database.
+
+    ``signers`` are the logs' keys by environment. ``published(environment, log)`` is called in
+    the writer's thread once a checkpoint is durable.
+
+    Raises:
+        Forked: the database's tree is not the one its last checkpoint was signed for.
+        ControlPlaneError: a log's trust entries do not lead to a policy.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        signers: Mapping[str, LogSigner],
+        *,
+        audit: Audit,
+        now_ms: Callable[[], int],
+        published: Callable[[str, Log], None] = lambda environment, log: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._signers = signers
+        self._audit = audit
+        self._now_ms = now_ms
+        self._published = published
+        self._monotonic = monotonic
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Condition()
+        self._queue: list[tuple[int, int, _Job]] = []
+        self._waiting_bytes = 0
+        self._arrivals = 0
+        self._closing = False
+        self._renewed_at: dict[str, float] = {}
+        self._retry_at = 0.0
+        self._positions = self._load()
+        self._doubtful = False
+
+    # Reading, from any thread
+
+    def position(self, environment: str) -> Position:
+        """The newest committed position.
+
+        Raises:
+            NotFound: this store has no log of that environment.
+        """
+        try:
+            return self._positions[environment]
+        except KeyError as error:
+            raise NotFound(
+                f"expected one of the environments {', '.join(self._positions) or '(none)'},"
+                f" found {environment!r}"
+            ) from error
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """The environments this store has a log of."""
+        return tuple(self._positions)
+
+    # Work, from any thread
+
+    def submit(
+        self,
+        environment: str,
+        envelope: Envelope,
+        statement: ChangeSet,
+        *,
+        dry_run: bool = False,
+        token: str = "",
+    ) -> Future[Outcome]:
+        """Judge a change set and append it if it fits; the future raises what refused it."""
+
+        def work(batch: _Batch) -> Outcome:
+            try:
+                return self._sequence(batch, environment, envelope, statement, dry_run)
+            except ControlPlaneError as error:
+                if not dry_run:
+                    batch.refusals.append(
+                        refusal(self._now_ms(), environment, token, error, envelope.identity)
+                    )
+                raise
+
+        return self._enqueue(work, len(envelope.payload), urgent=is_urgent(statement))
+
+    def put_blob(self, environment: str, digest: str, data: bytes) -> Future[None]:
+        """Keep a blob, durably once the future is done; the caller checked its digest."""
+        return self._enqueue(
+            lambda batch: batch.transaction.put_blob(environment, digest, data), len(data)
+        )
+
+    def append_trust(
+        self, environment: str, roots: Sequence[bytes], targets: bytes
+    ) -> Future[Receipt | None]:
+        """Append newer trust metadata; the future gives None when it is in force already.
+
+        ``roots`` may hold versions the log has; they are left out.
+        """
+        return self._enqueue(
+            lambda batch: self._append_trust(batch, environment, roots, targets),
+            len(targets) + sum(map(len, roots)),
+        )
+
+    def begin_logs(
+        self, identities: Iterable[LogIdentity], roots: Sequence[bytes], targets: bytes
+    ) -> Future[None]:
+        """Begin logs whose first entry is this trust metadata, all of them or none."""
+        wanted = list(identities)
+
+        def work(batch: _Batch) -> None:
+            for identity in wanted:
+                before = (
+                    0 if identity.continues is None else int(str(identity.continues["generation"]))
+                )
+                log = batch.transaction.add_log(
+                    identity.environment, identity.epoch, identity.origin, before
+                )
+                batch.positions[identity.environment] = Position(log, None)
+                self._append_trust(batch, identity.environment, roots, targets)
+
+        return self._enqueue(work, len(targets))
+
+    def record(self, event: Mapping[str, object]) -> Future[None]:
+        """Write an event that was decided elsewhere to the audit file."""
+        return self._enqueue(lambda batch: batch.refusals.append(dict(event)), 0)
+
+    # The writer's thread
+
+    def start(self) -> None:
+        """Publish what a crash left unpublished, then begin to work."""
+        self.publish_all()
+        self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the work that waits, then stop."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def work(self) -> None:
+        """Do all that waits, in this thread; checkpoints stay as they are."""
+        while self._queue:
+            answers: _Answers = []
+            self._commit(answers)
+            _settle(answers)
+
+    def publish_all(self) -> None:
+        """Publish a checkpoint of every log."""
+        for environment in self._positions:
+            self.publish_checkpoint(environment)
+
+    def publish_checkpoint(self, environment: str) -> None:
+        """Sign the tree the database holds, make the checkpoint durable, and tell of it.
+
+        Raises:
+            Forked: the tree is not the one this process verified and extended; nothing is signed.
+        """
+        position = self._positions[environment]
+        time_s = self._now_ms() // 1000
+        with self._database.write() as transaction:
+            log = transaction.log(environment)
+            if log is None or log.frontier != position.log.frontier:
+                raise Forked(
+                    f"{position.log.origin}: expected the database at size"
+                    f" {position.log.frontier.size} as written, found another tree"
+                )
+            _check_grown(log)
+            checkpoint = Checkpoint(log.origin, log.frontier.size, log.frontier.root())
+            note = self._signers[environment].sign_checkpoint(checkpoint, time_s)
+            # A crash here, before (3): the entries of (2) stand, no checkpoint covers them, nobody
+            # was told. Start-up signs the same tree again. The lost note never left the process.
+            transaction.set_note(log, note, checkpoint.size, checkpoint.root)
+        # A crash here, after (3): start-up renews the note. An author who was not answered submits
+        # again and finds the statement's entry.
+        log = replace(log, note=note, note_size=checkpoint.size, note_root=checkpoint.root)
+        self._positions[environment] = replace(position, log=log)
+        self._renewed_at[environment] = self._monotonic()
+        self._published(environment, log)
+
+    def _run(self) -> None:
+        while self._wait():
+            answers: _Answers = []
+            try:
+                self._commit(answers)  # (2)
+                self._publish_due()  # (3)
+            except Exception as error:
+                # The outermost loop. Whether (2) or (3) took place is in doubt, so the next round
+                # reads the positions anew and publishes what is not; authors are told to repeat.
+                logger.exception("store: expected to write, found an error; trying again")
+                failure = StoreFailed(f"store: expected to write, found {error}; submit again")
+                answers = [(answer, failure) for answer, _ in answers]
+                self._doubtful = True
+                self._retry_at = self._monotonic() + RETRY_SECONDS
+            _settle(answers)
+
+    def _wait(self) -> bool:
+        """Sleep until there is work or a checkpoint to renew; False once closed and idle."""
+        with self._wake:
+            while not self._queue:
+                if self._closing:
+                    return False
+                due = min(self._renewed_at.values(), default=0.0) + RENEW_SECONDS
+                remaining = max(due, self._retry_at) - self._monotonic()
+                if remaining <= 0:
+                    return True
+                self._wake.wait(remaining)
+        return True
+
+    def _publish_due(self) -> None:
+        now = self._monotonic()
+        for environment, position in list(self._positions.items()):
+            renewed_at = self._renewed_at.get(environment)
+            unpublished = position.log.note_size < position.log.frontier.size
+            if unpublished or renewed_at is None or now - renewed_at >= RENEW_SECONDS:
+                self.publish_checkpoint(environment)
+
+    def _enqueue(
+        self, work: Callable[[_Batch], Any], size_bytes: int, *, urgent: bool = False
+    ) -> Future[Any]:
+        job = _Job(urgent, size_bytes, work, Future())
+        with self._wake:
+            if self._closing:
+                raise StoreBusy("store: expected to take work, found it stopping")
+            full = len(self._queue) >= MAX_WAITING_JOBS or self._waiting_bytes > MAX_WAITING_BYTES
+            if full and not urgent:
+                raise StoreBusy(
+                    f"store: expected fewer than {MAX_WAITING_JOBS} requests waiting, found"
+                    f" {len(self._queue)}; try again"
+                )
+            self._arrivals += 1
+            self._waiting_bytes += size_bytes
+            heapq.heappush(self._queue, (0 if urgent else 1, self._arrivals, job))
+            self._wake.notify()
+        return job.answer
+
+    def _next(self) -> _Job | None:
+        with self._wake:
+            if not self._queue:
+                return None
+            job = heapq.heappop(self._queue)[2]
+            self._waiting_bytes -= job.size_bytes
+            return job
+
+    # One transaction
+
+    def _commit(self, answers: _Answers) -> None:
+        """Take waiting work and make its effects durable together; ``answers`` grows with it."""
+        if self._doubtful:
+            self._positions = self._load()
+            self._doubtful = False
+        if not self._queue:
+            return
+        with self._database.write() as transaction:
+            batch = _Batch(transaction, dict(self._positions))
+            self._work_off(batch, answers)
+            # A crash here, before (2): nothing of the batch exists but the blobs of (1), which
+            # nobody names yet. Authors were not answered and submit again.
+        # A crash here, after (2): see publish_checkpoint, which start-up runs.
+        self._positions = batch.positions
+        # A refusal moved nothing. Losing its line to a crash loses no answer either, because the
+        # answer is given only after the line is synced.
+        self._audit.append(batch.refusals)
+
+    def _work_off(self, batch: _Batch, answers: _Answers) -> None:
+        deadline = self._monotonic() + BATCH_SECONDS
+        while len(answers) < BATCH_JOBS and (not answers or self._monotonic() < deadline):
+            job = self._next()
+            if job is None:
+                return
+            # Listed before it is worked on: whatever happens, its author is answered.
+            answers.append((job.answer, None))
+            try:
+                answers[-1] = (job.answer, job.work(batch))
+            except ControlPlaneError as error:
+                answers[-1] = (job.answer, error)
+            if job.urgent and not (self._queue and self._queue[0][0] == 0):
+                return  # what is urgent becomes visible now, not behind bulk work
+
+    def _sequence(
+        self,
+        batch: _Batch,
+        environment: str,
+        envelope: Envelope,
+        statement: ChangeSet,
+        dry_run: bool,
+    ) -> Outcome:
+        """One change set; everything that can refuse it comes before the first write."""
+        position, transaction = batch.positions[environment], batch.transaction
+        log, identity = position.log, envelope.identity
+        index = transaction.index_of_statement(log, identity)
+        if index is not None:
+            generation = log.generation_of(index)
+            if dry_run:
+                return Rehearsal(identity, generation)
+            return Receipt(identity, generation, index, repeated=True)
+        around = self._surroundings(transaction, position)
+        envelope = _gathered(transaction.pending_envelope(log, identity), envelope, around.policy)
+        found = admit(envelope, statement, around)
+        if isinstance(found, Waiting):
+            if not dry_run:
+                _keep_waiting(transaction, log, found, around.now_ms)
+                return Pending(identity, found.threshold, found.found)
+            return Rehearsal(identity, None, found.threshold, found.found)
+        if dry_run:
+            found.leaf.encode()
+            return Rehearsal(identity, found.accepted.generation)
+        return self._append(batch, environment, found.leaf, found.accepted, found.required)
+
+    def _surroundings(self, transaction: Transaction, position: Position) -> Surroundings:
+        log, now_ms = position.log, self._now_ms()
+        assert position.policy is not None  # every log begins with a trust entry
+
+        def heads(keys: tuple[Key, ...]) -> dict[Key, Head]:
+            return {key: row.head for key, row in transaction.heads(log, keys).items()}
+
+        return Surroundings(
+            origin=log.origin,
+            environment=log.environment,
+            generation=log.generation + 1,
+            sequenced_at=max(now_ms, log.sequenced_at),
+            now_ms=now_ms,
+            policy=position.policy,
+            heads=heads,
+            blob=lambda digest: _blob(transaction, log.environment, digest),
+        )
+
+    def _append(
+        self,
+        batch: _Batch,
+        environment: str,
+        leaf: Leaf,
+        accepted: Accepted,
+        required: Iterable[str],
+    ) -> Receipt:
+        position, transaction = batch.positions[environment], batch.transaction
+        log, envelope, data = position.log, leaf.envelope, leaf.encode()
+        index, hashed = log.frontier.size, leaf_hash(data)
+        transaction.append(
+            log, data, hashed, statement=envelope.identity, payload_type=envelope.payload_type
+        )
+        transaction.set_heads(log, accepted.heads or {}, accepted.changes)
+        transaction.require(log, index, required)
+        transaction.drop_pending(log, envelope.identity)
+        moved = replace(
+            log, frontier=log.frontier.extended([hashed]), sequenced_at=leaf.sequenced_at
+        )
+        transaction.move(moved)
+        batch.positions[environment] = Position(moved, accepted.policy)
+        return Receipt(envelope.identity, accepted.generation, index)
+
+    def _append_trust(
+        self, batch: _Batch, environment: str, roots: Sequence[bytes], targets: bytes
+    ) -> Receipt | None:
+        position, transaction = batch.positions[environment], batch.transaction
+        log, policy = position.log, position.policy
+        newer = [root for root in roots if policy is None or _version(root) > policy.root_version]
+        if policy is not None and not newer and sha256_hex(targets) == policy.targets_digest:
+            return None
+        blobs = {sha256_hex(data): data for data in (*newer, targets)}
+        statement = TrustStatement(
+            origin=log.origin, root=tuple(map(sha256_hex, newer)), targets=sha256_hex(targets)
+        )
+        envelope = self._signers[environment].sign_envelope(
+            Envelope(PAYLOAD_TYPE["trust"], statement.payload())
+        )
+        leaf = Leaf(max(self._now_ms(), log.sequenced_at), envelope)
+        verdict = judge(
+            log.generation + 1,
+            leaf,
+            origin=log.origin,
+            environment=environment,
+            policy=policy,
+            heads=_no_head,
+            blobs=blobs.get,
+        )
+        if isinstance(verdict, Rejected):
+            raise Refused(
+                f"{environment}: expected trust metadata that fits, found {verdict.reason}"
+            )
+        for digest, data in blobs.items():
+            transaction.put_blob(environment, digest, data)
+        return self._append(batch, environment, leaf, verdict, blobs)
+
+    # Start-up
+
+    def _load(self) -> dict[str, Position]:
+        """Positions and policies, folded from what the database holds and checked against it."""
+        with self._database.read() as snapshot:
+            newest = {log.environment: log for log in snapshot.logs()}
+            for environment, log in newest.items():
+                signer = self._signers.get(environment)
+                if signer is None or signer.origin != log.origin:
+                    found = "none" if signer is None else f"one of {signer.origin}"
+                    raise NotFound(f"expected the log key of {log.origin}, found {found}")
+                _check_tree(snapshot, log)
+            return {
+                environment: Position(log, _policy(snapshot, log))
+                for environment, log in newest.items()
+            }
+
+
+def refusal(
+    at_ms: int, environment: str, token: str, error: ControlPlaneError, statement: str = ""
+) -> dict[str, object]:
+    """The audit line of a refused submission."""
+    return {
+        "at": at_ms,
+        "event": "refused",
+        "environment": environment,
+        "token": token,
+        "statement": statement,
+        "code": error.code,
+        "message": str(error),
+    }
+
+
+def _settle(answers: _Answers) -> None:
+    for answer, result in answers:
+        # A caller who went away has cancelled; the effect stands all the same.
+        if not answer.set_running_or_notify_cancel():
+            continue
+        if isinstance(result, Exception):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
+
+
+def _gathered(waiting: bytes | None, envelope: Envelope, policy: Policy) -> Envelope:
+    """The envelope with the signatures that came before, except by keys revoked since."""
+    if waiting is None:
+        return envelope
+    known, given = policy.keys(), {each.key_id for each in envelope.signatures}
+    for signature in Envelope.decode(waiting).signatures:
+        if signature.key_id in known and signature.key_id not in given:
+            envelope = envelope.with_signature(signature)
+    if len(envelope.signatures) > MAX_SIGNATURES:
+        raise SyntaxInvalid(
+            f"envelope: expected at most {MAX_SIGNATURES} signatures with those that wait, found"
+            f" {len(envelope.signatures)}"
+        )
+    return envelope
+
+
+def _keep_waiting(transaction: Transaction, log: Log, found: Waiting, now_ms: int) -> None:
+    statement = found.envelope.identity
+    transaction.drop_late_pending(log, now_ms)
+    known = transaction.pending_envelope(log, statement) is not None
+    if not known and transaction.pending_count(log) >= MAX_PENDING_SETS:
+        raise Refused(
+            f"{log.environment}: expected at most {MAX_PENDING_SETS} change sets waiting for"
+            " signatures, found as many"
+        )
+    row = PendingRow(statement, found.envelope.encode(), found.threshold, found.found, now_ms)
+    transaction.keep_pending(log, row, not_after=found.not_after)
+
+
+def _policy(snapshot: Snapshot, log: Log) -> Policy | None:
+    """The policy in force at the log's end: the fold of its trust entries."""
+    policy = None
+    for index, data in snapshot.leaves_of_type(log, PAYLOAD_TYPE["trust"]):
+        verdict = judge(
+            log.generation_of(index),
+            Leaf.decode(data),
+            origin=log.origin,
+            environment=log.environment,
+            policy=policy,
+            heads=_no_head,
+            blobs=lambda digest: _blob(snapshot, log.environment, digest),
+        )
+        policy = verdict.policy
+    return policy
+
+
+def _check_tree(snapshot: Snapshot, log: Log) -> None:
+    """Refuse a database whose hashes, position and last checkpoint are not of one tree."""
+    size, reader = log.frontier.size, snapshot.hash_reader(log)
+    try:
+        same = frontier_at(size, reader) == log.frontier
+        signed = EMPTY_ROOT if not log.note_size else frontier_at(log.note_size, reader).root()
+    except LookupError:
+        same, signed = False, b""
+    if not same or snapshot.hashes(log, 0, size, size + 1):
+        raise Forked(f"{log.origin}: expected the hashes of {size} entries, found others")
+    if log.note and signed != log.note_root:
+        raise Forked(
+            f"{log.origin}: expected the tree signed at size {log.note_size}, found another;"
+            " was the database restored from a backup?"
+        )
+
+
+def _check_grown(log: Log) -> None:
+    size = log.frontier.size
+    if size < log.note_size or (size == log.note_size and log.frontier.root() != log.note_root):
+        raise Forked(
+            f"{log.origin}: expected to sign a tree that extends size {log.note_size}, found"
+            f" another of size {size}"
+        )
+
+
+def _blob(snapshot: Snapshot, environment: str, digest: str) -> bytes | None:
+    try:
+        return snapshot.blob(environment, digest)
+    except NotFound:
+        return None
+
+
+def _no_head(_key: Key) -> None:
+    """Trust entries are judged without heads."""
+
+
+def _version(metadata: bytes) -> int:
+    """The version of TUF metadata, before anything is verified."""
+    value = parse(metadata, what="trust metadata")
+    signed = value.get("signed") if isinstance(value, dict) else None
+    version = signed.get("version") if isinstance(signed, dict) else None
+    if not isinstance(version, int):
+        raise SyntaxInvalid("trust metadata: expected a signed version, found none")
+    return version

@@ -1,0 +1,427 @@
+"""The store over HTTP: requests in, answers out; what is decided is decided elsewhere.
+
+- Every path but ``/healthz`` wants a token of its environment, unless the store is public; then
+  reads do not. The token is checked before anything about the environment is told.
+- What reads or writes the database runs in threads; a waiting long poll is only a coroutine. All
+  followers that ask for the same part share one answer, so a change for a thousand nodes is read
+  once.
+- Requests are bounded: 32 MiB of body, ``BODY_SECONDS`` to send it, ``MAX_BODIES`` at once. Bodies
+  are taken as they are, never decompressed.
+- Errors have one form, see ``answers``.
+- When it stops, waiting polls are answered with what there is and work already taken is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from control_plane.errors import (
+    ChecksumMismatch,
+    ControlPlaneError,
+    NotFound,
+    SyntaxInvalid,
+)
+from control_plane.log.canonical import sha256_hex
+from control_plane.names import DIGEST, MAX_LEAF_BYTES, MAX_REQUEST_BYTES
+from control_plane_store import answers, feed, insight, tokens
+from control_plane_store.admission import read_change_set
+from control_plane_store.database import Database, Log, Snapshot, TokenRow
+from control_plane_store.sequencer import Outcome, Pending, Receipt, Sequencer, refusal
+
+MAX_WAIT_SECONDS = 20.0
+BODY_SECONDS = 60.0
+IDLE_SECONDS = 75.0
+MAX_BODIES = 8
+MAX_ENVELOPE_BYTES = 2 * MAX_LEAF_BYTES
+MAX_REQUEST_LINE_BYTES = 64 << 10
+MSGPACK = "application/vnd.msgpack"
+NEVER_CHANGES = "max-age=31536000, immutable"
+
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Published:
+    """What the event loop knows of a log: its newest checkpoint, and who waits for the next."""
+
+    log: Log
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    parts: dict[int, asyncio.Task[bytes]] = field(default_factory=dict)
+
+
+class Store:
+    """The running service: one database, its sequencer, and who waits for changes.
+
+    ``public`` lets anyone read. The sequencer is given ``store.published`` to call; ``run`` ties
+    both to an application's lifetime.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        public: bool = False,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._database = database
+        self._public = public
+        self._now_ms = now_ms
+        self._logs: dict[str, Published] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._bodies = asyncio.Semaphore(MAX_BODIES)
+        self.sequencer: Sequencer | None = None
+
+    def published(self, environment: str, log: Log) -> None:
+        """Tell the followers of a log of its new checkpoint; called from the writer's thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake, environment, log)
+
+    def _wake(self, environment: str, log: Log) -> None:
+        known = self._logs.get(environment)
+        self._logs[environment] = Published(log)
+        if known is not None:
+            known.moved.set()
+
+    async def run(self, application: web.Application) -> AsyncIterator[None]:
+        """Start the sequencer with the application, stop it after the last request."""
+        sequencer = self._sequencer()
+        self._loop = asyncio.get_running_loop()
+        for environment in sequencer.environments:
+            self._logs[environment] = Published(sequencer.position(environment).log)
+        await asyncio.to_thread(sequencer.start)
+        yield
+        await asyncio.to_thread(sequencer.close)
+
+    async def stop(self, application: web.Application | None = None) -> None:
+        """Answer all who wait, with what there is."""
+        self._stopping.set()
+        for known in self._logs.values():
+            known.moved.set()
+
+    # Writing
+
+    async def put_blob(self, request: web.Request) -> web.Response:
+        """``PUT /v1/<env>/blob/sha256/<hex>``: 201 once the bytes are durable."""
+        environment, digest = request.match_info["environment"], request.match_info["digest"]
+        await self._token(request, "submit")
+        data = await self._body(request, MAX_REQUEST_BYTES)
+        found = await asyncio.to_thread(sha256_hex, data)
+        if found != digest:
+            raise ChecksumMismatch(f"{environment}: expected blob {digest}, found {found}")
+        self._sequencer().position(environment)
+        await asyncio.wrap_future(self._sequencer().put_blob(environment, digest, data))
+        return _json({"format": 1, "digest": digest}, status=201)
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """``POST /v1/<env>/changes[?dry_run=1]``: 201, 200 when repeated, 202 when it waits."""
+        environment = request.match_info["environment"]
+        dry_run = request.query.get("dry_run", "0") not in ("0", "")
+        token = await self._token(request, "submit")
+        data = await self._body(request, MAX_ENVELOPE_BYTES)
+        sequencer = self._sequencer()
+        origin = sequencer.position(environment).log.origin
+        try:
+            envelope, statement = read_change_set(data, origin)
+        except ControlPlaneError as error:
+            if not dry_run:
+                line = refusal(self._now_ms(), environment, _name(token), error)
+                await asyncio.wrap_future(sequencer.record(line))
+            raise
+        outcome: Outcome = await asyncio.wrap_future(
+            sequencer.submit(environment, envelope, statement, dry_run=dry_run, token=_name(token))
+        )
+        return _outcome(outcome)
+
+    # Reading
+
+    async def heads(self, request: web.Request) -> web.Response:
+        """``GET /v1/<env>/heads?key=…`` or ``?kind=&name=&prefix=&after=&limit=``."""
+        query = request.query
+        wanted = insight.HeadQuery(
+            keys=tuple(query.getall("key", ())),
+            kind=query.get("kind", ""),
+            name=query.get("name", ""),
+            prefix=query.get("prefix", ""),
+            after=query.get("after", ""),
+            limit=_number(request, "limit", insight.MAX_HEADS),
+        )
+        return await self._shown(
+            request, lambda snapshot, log: insight.heads(snapshot, log, wanted)
+        )
+
+    async def history(self, request: web.Request) -> web.Response:
+        """``GET /v1/<env>/history?kind=&name=&part=&before=&limit=``."""
+        query = request.query
+        wanted = insight.HistoryQuery(
+            kind=query.get("kind", ""),
+            name=query.get("name", ""),
+            part=query.get("part"),
+            before=_number(request, "before", 0) if "before" in query else None,
+            limit=_number(request, "limit", 100),
+        )
+        return await self._shown(
+            request, lambda snapshot, log: insight.history(snapshot, log, wanted)
+        )
+
+    async def pending(self, request: web.Request) -> web.Response:
+        """``GET /v1/<env>/pending``."""
+        return await self._shown(request, insight.pending)
+
+    async def blob(self, request: web.Request) -> web.Response:
+        """A blob by digest, below ``/v1/<env>`` or below an epoch's static files."""
+        environment, digest = request.match_info["environment"], request.match_info["digest"]
+        await self._token(request, "follow")
+        if "epoch" in request.match_info:
+            await self._read(lambda snapshot: self._log(snapshot, request))
+        data = await self._read(lambda snapshot: feed.blob(snapshot, environment, digest))
+        return self._file(data, "application/octet-stream", NEVER_CHANGES)
+
+    async def static_file(self, request: web.Request) -> web.Response:
+        """Checkpoint and tiles of one epoch, as a plain file server would have them."""
+        path = request.match_info["path"]
+        await self._token(request, "follow")
+        if path != "checkpoint" and not path.startswith("tile/"):
+            raise NotFound(f"expected checkpoint, tile/… or blob/sha256/…, found {path[:80]!r}")
+        data = await self._read(
+            lambda snapshot: feed.static_file(snapshot, self._log(snapshot, request), path)
+        )
+        if path == "checkpoint":
+            return self._file(data, "text/plain; charset=utf-8", "no-cache")
+        return self._file(data, "application/octet-stream", NEVER_CHANGES)
+
+    async def follow(self, request: web.Request) -> web.Response:
+        """``GET /v1/<env>/follow?epoch=&size=&wait=``: entries behind ``size``, waited for."""
+        environment = request.match_info["environment"]
+        await self._token(request, "follow")
+        size, wait = _number(request, "size", 0), _number(request, "wait", 0)
+        epoch = _number(request, "epoch", 0)
+        deadline = asyncio.get_running_loop().time() + min(wait, MAX_WAIT_SECONDS)
+        while True:
+            # The event is taken with the log it belongs to: a checkpoint published from here on
+            # sets exactly this event, so none is slept through.
+            known = self._known(environment)
+            if known.log.epoch != epoch:
+                return _other_epoch(known.log, epoch)
+            if known.log.note_size != size or self._stopping.is_set():
+                break
+            remaining = deadline - asyncio.get_running_loop().time()
+            if remaining <= 0:
+                break
+            try:
+                await asyncio.wait_for(known.moved.wait(), remaining)
+            except TimeoutError:
+                break
+        data = await self._part(environment, size)
+        headers = {"Cache-Control": "no-store"}
+        return web.Response(body=data, content_type=MSGPACK, headers=headers)
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """``GET /healthz``: 200 while the store serves; tells nothing of what it holds."""
+        return _json({"format": 1, "status": "stopping" if self._stopping.is_set() else "ok"})
+
+    # Shared steps
+
+    def _sequencer(self) -> Sequencer:
+        if self.sequencer is None:
+            raise RuntimeError("expected store.sequencer to be set before the application starts")
+        return self.sequencer
+
+    def _known(self, environment: str) -> Published:
+        try:
+            return self._logs[environment]
+        except KeyError as error:
+            raise NotFound(
+                f"expected an environment of this store, found {environment!r}"
+            ) from error
+
+    async def _token(self, request: web.Request, action: str) -> TokenRow | None:
+        environment = request.match_info["environment"]
+        if self._public and action == "follow":
+            return None
+        authorization = request.headers.get("Authorization")
+        return await self._read(
+            lambda snapshot: tokens.check(snapshot, authorization, environment, action)
+        )
+
+    async def _read(self, reading: Callable[[Snapshot], T]) -> T:
+        def read() -> T:
+            with self._database.read() as snapshot:
+                return reading(snapshot)
+
+        return await asyncio.to_thread(read)
+
+    async def _body(self, request: web.Request, max_bytes: int) -> bytes:
+        if request.content_length is not None and request.content_length > max_bytes:
+            raise web.HTTPRequestEntityTooLarge(max_bytes, request.content_length)
+        async with self._bodies:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    data = await request.read()
+            except TimeoutError as error:
+                raise web.HTTPRequestTimeout from error
+        if len(data) > max_bytes:
+            raise web.HTTPRequestEntityTooLarge(max_bytes, len(data))
+        return data
+
+    async def _shown(
+        self, request: web.Request, reading: Callable[[Snapshot, Log], Mapping[str, object]]
+    ) -> web.Response:
+        await self._token(request, "follow")
+        data = await self._read(
+            lambda snapshot: _dump(reading(snapshot, self._log(snapshot, request)))
+        )
+        headers = {"Cache-Control": "no-store"}
+        return web.Response(body=data, content_type="application/json", headers=headers)
+
+    def _log(self, snapshot: Snapshot, request: web.Request) -> Log:
+        environment, epoch = request.match_info["environment"], request.match_info.get("epoch")
+        log = snapshot.log(environment, None if epoch is None else int(epoch))
+        if log is None:
+            place = environment if epoch is None else f"{environment}/{epoch}"
+            raise NotFound(f"expected a log of this store, found {place!r}")
+        return log
+
+    async def _part(self, environment: str, size: int) -> bytes:
+        """One part, read once for all who ask for it while the checkpoint stands."""
+        known = self._known(environment)
+        task = known.parts.get(size)
+        if task is None:
+            if len(known.parts) >= 4:
+                known.parts.pop(next(iter(known.parts)))
+            log = known.log
+            task = asyncio.create_task(self._read(lambda snapshot: feed.part(snapshot, log, size)))
+            known.parts[size] = task
+        # One follower hanging up must not take the answer from the others.
+        return await asyncio.shield(task)
+
+    def _file(self, data: bytes, content_type: str, caching: str) -> web.Response:
+        scope = "public" if self._public else "private"
+        headers = {"Cache-Control": f"{scope}, {caching}", "Content-Type": content_type}
+        return web.Response(body=data, headers=headers)
+
+
+def create_app(store: Store) -> web.Application:
+    """The application of a store whose sequencer is set; its lifetime is the sequencer's."""
+    application = web.Application(
+        client_max_size=MAX_REQUEST_BYTES, middlewares=[_errors_as_answers]
+    )
+    application.cleanup_ctx.append(store.run)
+    application.on_shutdown.append(store.stop)
+    v1, static = "/v1/{environment}", r"/{environment}/{epoch:[1-9][0-9]{0,9}}"
+    blob = f"blob/sha256/{{digest:{DIGEST.pattern}}}"
+    application.add_routes(
+        [
+            web.get("/healthz", store.healthz),
+            web.put(f"{v1}/{blob}", store.put_blob),
+            web.get(f"{v1}/{blob}", store.blob),
+            web.post(f"{v1}/changes", store.submit),
+            web.get(f"{v1}/heads", store.heads),
+            web.get(f"{v1}/history", store.history),
+            web.get(f"{v1}/pending", store.pending),
+            web.get(f"{v1}/follow", store.follow),
+            web.get(f"{static}/{blob}", store.blob),
+            web.get(static + "/{path:.+}", store.static_file),
+        ]
+    )
+    return application
+
+
+def new_runner(application: web.Application) -> web.AppRunner:
+    """A runner with this service's limits; ``cleanup`` drains it."""
+    return web.AppRunner(
+        application,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=IDLE_SECONDS,
+        max_line_size=MAX_REQUEST_LINE_BYTES,
+        shutdown_timeout=10.0,
+    )
+
+
+@web.middleware
+async def _errors_as_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ControlPlaneError as error:
+        headers = {"WWW-Authenticate": "Bearer"} if answers.status_of(error) == 401 else {}
+        return _json(answers.body_of(error), status=answers.status_of(error), headers=headers)
+    except web.HTTPException as error:
+        return _json(_plain(error), status=error.status)
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        # The outermost loop of a request: the connection goes on, the cause is in the log.
+        logger.exception("%s %s: expected an answer, found an error", request.method, request.path)
+        return _json(answers.plain("internal", "expected an answer, found an error"), status=500)
+
+
+def _plain(error: web.HTTPException) -> Mapping[str, object]:
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return answers.plain(
+            "too_large", f"expected a body of at most {MAX_REQUEST_BYTES} bytes, found more"
+        )
+    found = {404: "not_found", 405: "method_not_allowed", 408: "timeout"}
+    return answers.plain(
+        found.get(error.status, "http"),
+        f"expected a path and method of the store, found {error.reason.lower()}",
+    )
+
+
+def _outcome(outcome: Outcome) -> web.Response:
+    body: dict[str, object] = {"format": 1, "statement": outcome.statement}
+    if isinstance(outcome, Receipt):
+        body |= {"generation": outcome.generation, "index": outcome.index}
+        return _json(body, status=200 if outcome.repeated else 201)
+    if isinstance(outcome, Pending):
+        body |= {"threshold": outcome.threshold, "found": outcome.found}
+        return _json(body, status=202)
+    body |= {"dry_run": True, "generation": outcome.generation}
+    if outcome.generation is None:
+        body |= {"threshold": outcome.threshold, "found": outcome.found}
+    return _json(body)
+
+
+def _other_epoch(log: Log, epoch: int) -> web.Response:
+    if epoch > log.epoch:
+        raise NotFound(f"{log.environment}: expected epoch {log.epoch}, found {epoch}")
+    body = answers.plain(
+        "epoch_moved",
+        f"{log.environment}: expected epoch {log.epoch}, found {epoch}",
+        epoch=log.epoch,
+    )
+    return _json(body, status=410)
+
+
+def _name(token: TokenRow | None) -> str:
+    return "" if token is None else token.name
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise SyntaxInvalid(f"{name}: expected a whole number, found {text[:24]!r}")
+    return int(text)
+
+
+def _dump(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _json(
+    value: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        body=_dump(value), status=status, content_type="application/json", headers=headers
+    )
