@@ -22,6 +22,7 @@ from control_plane.cli.settings import (
     settings,
     store_options,
 )
+from control_plane.errors import Refused
 
 if TYPE_CHECKING:
     from control_plane.cli.files import DocumentFile
@@ -72,7 +73,8 @@ def apply(
         proposal = propose(author, documents, environment, reason, None if no_activate else channel)
         comparison = author.compare(proposal)
         if not take_over:
-            _check_take_over(found, environment, documents, proposal, comparison)
+            for sentence in taken_over(found, environment, documents, comparison).values():
+                raise Refused(sentence)
         if out is not None:
             _write(out, author, proposal, comparison, as_json)
             return
@@ -114,15 +116,15 @@ def _keep_newest(newest: dict[tuple[str, str], str], document: Mapping[str, Any]
         newest[key] = version
 
 
-def _check_take_over(
+def taken_over(
     found: Settings,
     environment: str,
     documents: Sequence[DocumentFile],
-    proposal: Proposal,
     comparison: Comparison,
-) -> None:
+) -> dict[Key, str]:
+    """The records this would write over though others changed them last, and a sentence each."""
     from control_plane.cli.holders import holder_names
-    from control_plane.cli.pulled import check_take_over, read_pulled
+    from control_plane.cli.pulled import read_pulled, switched
 
     folders = {item.path.resolve().parent for item in documents}
     records = {folder: read_pulled(folder, environment) for folder in folders}
@@ -130,7 +132,7 @@ def _check_take_over(
         item.reference: records[item.path.resolve().parent].get(item.reference)
         for item in documents
     }
-    check_take_over(
+    return switched(
         environment,
         # A channel is moved by activate alone; what it pointed to is the author's to say.
         [

@@ -80,7 +80,12 @@ def submit(change: str, dry_run: bool, as_json: bool, **given: Any) -> None:
             }
         )
     elif dry_run:
-        click.echo(f"{signed.environment}: dry run, nothing written; the store would accept it")
+        verdict = (
+            f"it would wait with {submission.found} of {submission.threshold} signatures"
+            if submission.pending
+            else "the store would accept it"
+        )
+        click.echo(f"{signed.environment}: dry run, nothing written; {verdict}")
     else:
         again = ", as before" if submission.repeated else ""
         click.echo(f"{signed.environment}: generation {submission.generation}{again}")
@@ -158,7 +163,9 @@ def _waiting(client: StoreClient, environment: str, prefix: str) -> SignedChange
     from control_plane.log.envelope import Envelope
     from control_plane.publish.changefile import SignedChange
 
-    listed = [Envelope.from_json(item["envelope"]) for item in client.pending(environment)["pending"]]
+    listed = [
+        Envelope.from_json(item["envelope"]) for item in client.pending(environment)["pending"]
+    ]
     matches = [envelope for envelope in listed if envelope.identity.startswith(prefix)]
     if len(matches) != 1:
         raise NotFound(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from control_plane.log.statements import Change, Key
     from control_plane.publish.client import Submission
     from control_plane.publish.proposal import Proposal
-    from control_plane.publish.publisher import Publisher, StoredHead
+    from control_plane.publish.publisher import StoredHead
 
 
 @click.command()
@@ -46,7 +46,9 @@ def delete(
     goes with its shards. The log keeps the history; 'revert' brings documents back.
     """
     with publisher(settings(**given)) as author:
-        proposal = author.change(environment, reason or f"delete {' '.join(targets)}", verb="delete")
+        proposal = author.change(
+            environment, reason or f"delete {' '.join(targets)}", verb="delete"
+        )
         heads = author.heads(environment)
         for target in targets:
             _delete(proposal, heads, target, environment)

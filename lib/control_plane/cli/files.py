@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from control_plane.errors import NotFound
-from control_plane.manifests.documents import reference
-from control_plane.manifests.loader import load_paths
-from control_plane.manifests.validation import validate
+from control_plane.manifests.documents import Document, reference
+from control_plane.manifests.loader import SUFFIXES, load_paths
+from control_plane.manifests.validation import validate_document
 
 KIND_ORDER: Final = ("segment", "config", "tool", "agent", "flag")
 
@@ -40,7 +40,7 @@ def read_documents(paths: Iterable[str | Path]) -> list[DocumentFile]:
         SyntaxInvalid, ManifestInvalid: a document is out of form; the message names its file.
     """
     named = [Path(path) for path in paths]
-    found = [read_document(path) for path in _loaded(named)]
+    found = [_checked(document) for document in _loaded(named)]
     return sorted(found, key=lambda item: KIND_ORDER.index(item.document["kind"]))
 
 
@@ -50,11 +50,9 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
     Raises:
         NotFound: a path does not exist, or there is no document at all.
     """
-    from control_plane.manifests.loader import document_files
-
     named = [Path(path) for path in paths]
     _require(named)
-    files = document_files(named)
+    files = [file for path in named for file in _below(path)]
     if not files:
         raise NotFound(f"{', '.join(map(str, named))}: expected documents, found none")
     return files
@@ -68,17 +66,33 @@ def read_document(path: Path) -> DocumentFile:
     """
     from control_plane.manifests.loader import load_file
 
-    document = load_file(path)
-    validate(document.value, what=str(path))
-    return DocumentFile(path, document.value)
+    return _checked(load_file(path))
 
 
-def _loaded(named: list[Path]) -> list[Path]:
+def _below(path: Path) -> list[Path]:
+    """A file itself, or what ``load_paths`` would take from a folder."""
+    if not path.is_dir():
+        return [path]
+    return [
+        file
+        for child in sorted(path.iterdir())
+        if not (child.name.startswith(".") or child.name.endswith(".schema.json"))
+        if child.is_dir() or child.suffix in SUFFIXES
+        for file in _below(child)
+    ]
+
+
+def _checked(document: Document) -> DocumentFile:
+    validate_document(document)
+    return DocumentFile(Path(document.source), document.value)
+
+
+def _loaded(named: list[Path]) -> list[Document]:
     _require(named)
     documents = load_paths(named)
     if not documents:
         raise NotFound(f"{', '.join(map(str, named))}: expected documents, found none")
-    return [Path(document.source) for document in documents]
+    return documents
 
 
 def _require(named: list[Path]) -> None:

@@ -155,7 +155,9 @@ def _edit(
     name = name.removeprefix("flag/")
     with publisher(settings(**given)) as author:
         document = author.document(environment, f"flag/{name}")
-        proposal = author.change(environment, reason or f"{verb.replace('-', ' ')} {name}", verb=verb)
+        proposal = author.change(
+            environment, reason or f"{verb.replace('-', ' ')} {name}", verb=verb
+        )
         proposal.put(edit(document))
         submissions = author.submit(proposal)
     report_changes(environment, list(proposal.changes), submissions, False, as_json)

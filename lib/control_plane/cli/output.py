@@ -27,8 +27,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     """Aligned columns without borders; wide as needed when piped."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [
-        max(len(column), *(len(row[at]) for row in cells), 0)
-        for at, column in enumerate(columns)
+        max(len(column), *(len(row[at]) for row in cells), 0) for at, column in enumerate(columns)
     ]
     for row in ([column.upper() for column in columns], *cells):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

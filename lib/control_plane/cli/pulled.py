@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from control_plane.errors import InputInvalid, Refused, SyntaxInvalid
+from control_plane.errors import InputInvalid, SyntaxInvalid
 
 if TYPE_CHECKING:
     from control_plane.log.statements import Key
@@ -49,29 +49,31 @@ def write_pulled(folder: Path, environment: str, generations: Mapping[str, int])
     beside.replace(path)
 
 
-def check_take_over(
+def switched(
     environment: str,
     heads: Iterable[StoredHead],
     pulled: Callable[[Key], int | None],
     holder: Callable[[tuple[str, ...]], str],
-) -> None:
-    """Refuse to write over changes that were made past the files.
+) -> dict[Key, str]:
+    """The records among ``heads`` that were changed past the files, with a sentence for each.
 
     ``pulled`` gives the generation that pull recorded for a key; ``holder`` names key ids.
-
-    Raises:
-        Refused: naming the first such record, who changed it and the generation.
     """
-    for head in heads:
-        if head.verb in FILE_VERBS or pulled(head.key) == head.generation:
-            continue
-        key = head.key
-        version = f"@{key.part[2:]}" if key.part.startswith("v/") else ""
-        raise Refused(
-            f"{key.kind} {key.name}{version} ({environment}): expected last change by apply, found"
-            f" '{head.verb.replace('-', ' ')}' by {holder(head.key_ids)} at generation"
-            f" {head.generation}; run 'control-plane pull', or pass --take-over"
-        )
+    return {
+        head.key: _sentence(environment, head, holder)
+        for head in heads
+        if head.verb not in FILE_VERBS and pulled(head.key) != head.generation
+    }
+
+
+def _sentence(environment: str, head: StoredHead, holder: Callable[[tuple[str, ...]], str]) -> str:
+    key = head.key
+    version = f"@{key.part[2:]}" if key.part.startswith("v/") else ""
+    return (
+        f"{key.kind} {key.name}{version} ({environment}): expected last change by apply, found"
+        f" '{head.verb.replace('-', ' ')}' by {holder(head.key_ids)} at generation"
+        f" {head.generation}; run 'control-plane pull', or pass --take-over"
+    )
 
 
 def _read(path: Path) -> dict[str, dict[str, int]]:

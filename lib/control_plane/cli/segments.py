@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def remove(name: str, members: tuple[str, ...], source: str | None, **given: Any
 def _members(named: tuple[str, ...], source: str | None) -> list[str]:
     members = list(named)
     if source is not None:
-        data = click.get_binary_stream("stdin").read() if source == "-" else Path(source).read_bytes()
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         try:
             lines = data.decode("utf-8").splitlines()
         except UnicodeDecodeError as error:
@@ -105,7 +106,9 @@ def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> 
     elif generation is None:
         click.echo(f"{environment}: segment/{name} unchanged")
     else:
-        click.echo(f"{environment}: segment/{name}, {edit.changed} members; generation {generation}")
+        click.echo(
+            f"{environment}: segment/{name}, {edit.changed} members; generation {generation}"
+        )
 
 
 def _shards(author: Publisher, environment: str, name: str) -> Mapping[str, str]:

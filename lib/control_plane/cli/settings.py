@@ -41,11 +41,13 @@ class Project:
     environments: tuple[str, ...]
     store: str
     replica: str | None
+    manifests: Path
+    private_name: str = FOLDER
 
     @property
     def private(self) -> Path:
         """The folder of keys, tokens and the store's database (0700)."""
-        return self.folder / FOLDER
+        return self.folder / self.private_name
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``."""
@@ -55,6 +57,7 @@ class Project:
             "environments": list(self.environments),
             "store": self.store,
             "replica": self.replica,
+            "manifests": _below(self.manifests, self.folder),
         }
 
 
@@ -87,7 +90,14 @@ def read_project(folder: Path) -> Project:
         tuple(str(environment) for environment in environments),
         str(value.get("store")),
         replica if isinstance(replica, str) else None,
+        folder / str(value.get("manifests", "manifests")),
     )
+
+
+def _below(path: Path, folder: Path) -> str:
+    """Relative where the project holds it, so that the folder can be moved."""
+    folder = folder.absolute()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 @dataclass(slots=True)
@@ -139,7 +149,8 @@ class Settings:
 
         if required and not self.key_files:
             raise NotFound(
-                "key: expected a key file, found none; pass --key FILE or set CONTROL_PLANE_KEY_FILE"
+                "key: expected a key file, found none;"
+                " pass --key FILE or set CONTROL_PLANE_KEY_FILE"
             )
         passphrase = self.passphrase()
         return [load_signer(path, passphrase) for path in self.key_files]
@@ -226,9 +237,10 @@ def publisher(found: Settings, *, sign: bool = True) -> Iterator[Publisher]:
     from control_plane.publish.publisher import Publisher
 
     signers = found.signers(required=sign) if sign else []
-    with store_client(found) as client, Publisher(
-        client, *signers, origins=trusted_origins(found)
-    ) as made:
+    with (
+        store_client(found) as client,
+        Publisher(client, *signers, origins=trusted_origins(found)) as made,
+    ):
         yield made
 
 
@@ -249,7 +261,7 @@ def trusted_origins(found: Settings) -> dict[str, str]:
 
 
 def enrolled_policy(enrolment: Enrolment) -> Policy:
-    """The policy an enrolment states, checked as of its own metadata; expiry does not matter yet."""
+    """The policy an enrolment states, with its signatures checked; expiry does not matter yet."""
     from control_plane.trust.state import adopt
 
     return adopt(None, [enrolment.root], enrolment.targets, at_ms=0)
@@ -269,9 +281,7 @@ def store_options(function: Function) -> Function:
     """``--store``, ``--token-file`` and ``--json``."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help='Print one object with "format": 1.'),
-        click.option(
-            "--token-file", metavar="FILE", help="File with the store's token (0600)."
-        ),
+        click.option("--token-file", metavar="FILE", help="File with the store's token (0600)."),
         click.option(
             "--store", metavar="URL", help="http(s)://host:port or unix:/path of the store."
         ),

@@ -18,7 +18,9 @@ from control_plane.errors import ControlPlaneError, InputInvalid, NotFound
 @click.option("--in-place", is_flag=True, help="Change the two lines in the files themselves.")
 @click.option("--json", "as_json", is_flag=True, help='Print one object with "format": 1.')
 @key_options
-def sign(files: tuple[str, ...], out: str | None, in_place: bool, as_json: bool, **given: Any) -> None:
+def sign(
+    files: tuple[str, ...], out: str | None, in_place: bool, as_json: bool, **given: Any
+) -> None:
     """Sign agents and tools as their author: checksum_sha256 and signature.
 
     Folders stand for all agents and tools in them; other kinds need no author's signature. With
@@ -48,7 +50,11 @@ def sign(files: tuple[str, ...], out: str | None, in_place: bool, as_json: bool,
         print_json(
             {
                 "signed": [
-                    {"reference": name, "file": str(target), "checksum_sha256": d["checksum_sha256"]}
+                    {
+                        "reference": name,
+                        "file": str(target),
+                        "checksum_sha256": d["checksum_sha256"],
+                    }
                     for target, _, name, d in texts
                 ]
             }
@@ -98,14 +104,13 @@ def verify(files: tuple[str, ...], trust: str | None, must_be_signed: bool, as_j
 @click.argument("kind", metavar="KIND")
 def schema(kind: str) -> None:
     """Print the JSON Schema of KIND: flag, segment, config, agent or tool."""
-    from importlib.resources import files
+    from control_plane.schemas import schema_text
 
-    from control_plane.names import MANIFEST_KINDS
-
-    if kind not in MANIFEST_KINDS:
-        raise click.UsageError(f"expected one of {', '.join(MANIFEST_KINDS)}, found {kind!r}")
-    text = files("control_plane.schemas").joinpath(f"{kind}.json").read_text(encoding="utf-8")
-    click.echo(text.rstrip("\n"))
+    try:
+        text = schema_text(kind)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(text.decode().rstrip("\n"))
 
 
 def _policy(trust: str | None) -> Any:

@@ -56,7 +56,9 @@ class SignedChange:
         if listed is None:
             return statement.changes
         if listed.digest not in self.blobs:
-            raise StatementInvalid(f"change file: expected the change list {listed.digest}, found none")
+            raise StatementInvalid(
+                f"change file: expected the change list {listed.digest}, found none"
+            )
         return decode_change_list(self.blobs[listed.digest], listed)
 
     def with_signature(self, signature: Signature) -> SignedChange:
@@ -103,4 +105,6 @@ class SignedChange:
         if listed is not None:
             named.add(listed.digest)
         if extra := sorted(set(self.blobs) - named):
-            raise StatementInvalid(f"{what}: expected only blobs its changes name, found {extra[0]}")
+            raise StatementInvalid(
+                f"{what}: expected only blobs its changes name, found {extra[0]}"
+            )

@@ -17,7 +17,7 @@ import http.client
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -38,6 +38,9 @@ from control_plane.errors import (
 from control_plane.log.canonical import Json, parse, sha256_hex
 from control_plane.log.envelope import Envelope
 
+MAX_KEYS_A_REQUEST: Final = 30
+"""Keys of up to 200 bytes stay well inside a request line; for more, all heads are read."""
+
 MAX_ANSWER_BYTES: Final = 128 << 20
 """More than any answer of a store: the follow answer is bounded at 8 MiB, a blob at 32 MiB."""
 
@@ -55,8 +58,8 @@ class Answer:
 class Submission:
     """What the store made of a change set.
 
-    ``generation`` and ``index`` are None while it waits for signatures (``pending``) and after a
-    dry run; ``repeated`` says that the log held it already.
+    ``generation`` is None while it waits for signatures (``pending``), ``found`` of ``threshold``;
+    after a dry run it is the one it would have got. ``repeated`` says that the log held it already.
     """
 
     environment: str
@@ -139,25 +142,37 @@ class StoreClient:
         path = f"/v1/{environment}/changes" + ("?dry_run=1" if dry_run else "")
         answer = self._call("POST", path, envelope.encode())
         value = self._object(answer)
+        generation = _integer(value, "generation")
         return Submission(
             environment=environment,
             identity=envelope.identity,
-            generation=_integer(value, "generation"),
+            generation=generation,
             index=_integer(value, "index"),
             repeated=answer.status == 200 and not dry_run,
-            pending=answer.status == 202,
+            pending=generation is None,
             threshold=_integer(value, "threshold") or 0,
             found=_integer(value, "found") or 0,
         )
 
     # Reading
 
-    def heads(self, environment: str, keys: Iterable[str] = ()) -> dict[str, Any]:
-        """The fold's heads: all of them, or those of ``keys`` (``"flag/x"``)."""
-        return self._query(f"/v1/{environment}/heads", key=list(keys))
+    def heads(self, environment: str, keys: Sequence[str] = (), kind: str = "") -> dict[str, Any]:
+        """Heads with the log's position: those of ``keys`` (``"flag/x"``), of a kind, or all."""
+        path, filters = f"/v1/{environment}/heads", {"kind": kind}
+        if 0 < len(keys) <= MAX_KEYS_A_REQUEST:
+            return self._noted(environment, self._query(path, key=list(keys)))
+        answer = self._noted(environment, self._query(path, **filters))
+        page = answer
+        while page.get("next") is not None:
+            page = self._query(path, **filters, after=page["next"])
+            answer["heads"] += page["heads"]
+        if keys:
+            wanted = set(keys)
+            answer["heads"] = [head for head in answer["heads"] if _printed(head) in wanted]
+        return answer
 
     def history(self, environment: str, **filters: object) -> dict[str, Any]:
-        """Log entries, newest first, as the store tells them."""
+        """Log entries, newest first; filters: kind, name, part, before (generation), limit."""
         return self._query(f"/v1/{environment}/history", **filters)
 
     def pending(self, environment: str) -> dict[str, Any]:
@@ -196,18 +211,27 @@ class StoreClient:
             raise ChecksumMismatch(f"{environment}: expected blob {digest}, found {found}")
         return data
 
+    def position(self, environment: str) -> dict[str, Any]:
+        """Origin, epoch, size and generation of the environment's log, as the store tells them."""
+        return self._noted(environment, self._query(f"/v1/{environment}/heads", limit=1))
+
     def epoch(self, environment: str) -> int:
         """The number of the environment's newest epoch, asked once."""
         if environment not in self._epochs:
-            # A key no manifest can have: the answer carries the position and no heads.
-            value = self.heads(environment, ["flag/-"])
-            self._epochs[environment] = int(str(value["origin"]).rsplit("/", 1)[-1])
+            self.position(environment)
         return self._epochs[environment]
+
+    def _noted(self, environment: str, answer: dict[str, Any]) -> dict[str, Any]:
+        epoch, heads = answer.get("epoch"), answer.get("heads")
+        if not isinstance(epoch, int) or not isinstance(heads, list):
+            raise self._not_a_store("heads with their epoch")
+        self._epochs[environment] = epoch
+        return answer
 
     # Requests
 
     def _query(self, path: str, **parameters: object) -> dict[str, Any]:
-        given = {key: value for key, value in parameters.items() if value not in (None, [])}
+        given = {key: value for key, value in parameters.items() if value not in (None, [], "")}
         query = urlencode(given, doseq=True)
         return self._object(self._call("GET", path + (f"?{query}" if query else "")))
 
@@ -324,6 +348,11 @@ def _leaf(code: str, status: int) -> type[ControlPlaneError]:
     if status in (404, 410):
         return NotFound
     return StoreUnreachable if status >= 500 else Refused
+
+
+def _printed(head: Mapping[str, Any]) -> str:
+    """A head's key as it prints: ``flag/x``, ``agent/a v/1.0.0``."""
+    return f"{head['kind']}/{head['name']} {head['part']}".rstrip()
 
 
 def _integer(value: Mapping[str, Any], name: str) -> int | None:

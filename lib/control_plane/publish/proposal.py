@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from control_plane.errors import ManifestInvalid, StatementInvalid
-from control_plane.log.canonical import canonical, sha256_hex
+from control_plane.log.canonical import Json, canonical, sha256_hex
 from control_plane.log.statements import Change, Key
 from control_plane.manifests.documents import blob, parse_reference, reference
 from control_plane.manifests.validation import validate
@@ -72,7 +72,7 @@ class Proposal:
         """Propose one shard of a segment; ``shard`` is its index in 4 hex digits."""
         return self.put_bytes(
             Change(action="put", kind="segment", name=name, replaces=None, shard=shard),
-            canonical(sorted(set(members))),
+            canonical(list[Json](sorted(set(members)))),
         )
 
     def put_bytes(self, change: Change, data: bytes) -> Key:
@@ -89,9 +89,7 @@ class Proposal:
 
         return self._add(replace(change, replaces=None))
 
-    def delete(
-        self, target: str, *, channel: str | None = None, shard: str | None = None
-    ) -> Key:
+    def delete(self, target: str, *, channel: str | None = None, shard: str | None = None) -> Key:
         """Propose a deletion of ``flag/x``, ``tool/y@1.2.0``, a channel, a shard or ``kill/x``."""
         kind, name, version = _parts(target)
         if kind in VERSIONED_KINDS and (version is None) == (channel is None):
@@ -145,9 +143,7 @@ class Proposal:
     def kill(self, flag: str, variant: str | None = None) -> Key:
         """Propose a kill of a flag; ``variant`` None serves what its ``disabled`` names."""
         return self._add(
-            Change(
-                action="put", kind="kill", name=flag, replaces=None, value={"variant": variant}
-            )
+            Change(action="put", kind="kill", name=flag, replaces=None, value={"variant": variant})
         )
 
     def unkill(self, flag: str) -> Key:
@@ -157,7 +153,9 @@ class Proposal:
     def _add(self, change: Change, what: str = "") -> Key:
         key = change.key
         if key in self.changes:
-            raise StatementInvalid(f"{what or key}: expected each key once in a set, found it twice")
+            raise StatementInvalid(
+                f"{what or key}: expected each key once in a set, found it twice"
+            )
         self.changes[key] = change
         return key
 

@@ -173,7 +173,9 @@ class Publisher:
         """
         found = self.compare(proposal) if comparison is None else comparison
         if not found.changes:
-            raise InputInvalid(f"{proposal.environment}: expected a change, found everything in place")
+            raise InputInvalid(
+                f"{proposal.environment}: expected a change, found everything in place"
+            )
         return self._sign(proposal, found, found.changes)
 
     def submit(
@@ -215,7 +217,7 @@ class Publisher:
         for data in change.blobs.values():
             self.store.put_blob(change.environment, data)
         submission = self.store.submit(change.environment, change.envelope, dry_run=dry_run)
-        if submission.pending:
+        if submission.pending and not dry_run:
             raise ThresholdNotReached(
                 f"{change.environment}: expected {submission.threshold} signatures, found"
                 f" {submission.found}; change set {submission.identity[:16]} waits in the store,"
@@ -252,7 +254,9 @@ class Publisher:
         if listed is not None:
             blobs[sha256_hex(listed)] = listed
         if not self.signers:
-            raise InputInvalid("change set: expected a key to sign with, found none; pass --key FILE")
+            raise InputInvalid(
+                "change set: expected a key to sign with, found none; pass --key FILE"
+            )
         return self.approve(SignedChange(proposal.environment, statement.envelope(), blobs))
 
     def _signed(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -265,9 +269,7 @@ class Publisher:
             )
         return signed(document, self.signers[0])
 
-    def _heads(
-        self, environment: str, keys: Sequence[Key]
-    ) -> tuple[str, dict[Key, StoredHead]]:
+    def _heads(self, environment: str, keys: Sequence[Key]) -> tuple[str, dict[Key, StoredHead]]:
         answer = self.store.heads(environment, [str(key) for key in keys])
         origin = str(answer["origin"])
         expected = self._origins.get(environment)

@@ -182,7 +182,7 @@ class _Replay:
         history.heads.update(verdict.heads or {})
 
     def _check_root(self, frontier: Frontier) -> None:
-        """The enrolment's checkpoint is a prefix of this history, and its root metadata in force."""
+        """The enrolment's checkpoint is of a prefix of this history."""
         assert self._anchor is not None
         assert self.history.policy is not None
         if frontier.root() != self._anchor.root:

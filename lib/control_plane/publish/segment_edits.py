@@ -107,7 +107,7 @@ def _spread(
         )
     document["metadata"].pop("members", None)
     document["metadata"]["shards"] = bits
-    shards = {f"{index:04x}": [] for index in range(1 << bits)} | {
+    shards: dict[str, list[str]] = {f"{index:04x}": [] for index in range(1 << bits)} | {
         shard: sorted(each) for shard, each in _by_shard(members, bits).items()
     }
     return SegmentEdit(document, shards, tuple(set(present) - set(shards)), changed)

@@ -12,14 +12,13 @@ What this module decides:
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from control_plane.errors import ChecksumMismatch, InputInvalid, ManifestInvalid, SignatureInvalid
+from control_plane.errors import ChecksumMismatch, InputInvalid, ManifestInvalid
 from control_plane.log.envelope import MANIFEST_PAYLOAD_TYPE, pae
-from control_plane.manifests.documents import checksum, content, reference
+from control_plane.manifests.documents import SEALS, checksum, content, reference, sealed
 from control_plane.manifests.loader import load_yaml
 from control_plane.names import VERSIONED_KINDS
 
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
     from control_plane.log.canonical import Json
     from control_plane.publish.keyfiles import KeySigner
 
-FIELDS = ("checksum_sha256", "signature")
-_YAML_LINE = {name: re.compile(rf"^{name}[ \t]*:.*$", re.MULTILINE) for name in FIELDS}
-_JSON_LINE = {name: re.compile(rf'^([ \t]*)"{name}"[ \t]*:[ \t]*"[^"\n]*"', re.MULTILINE) for name in FIELDS}
+_YAML_LINE = {name: re.compile(rf"^{name}[ \t]*:.*$", re.MULTILINE) for name in SEALS}
+_JSON_LINE = {
+    name: re.compile(rf'^([ \t]*)"{name}"[ \t]*:[ \t]*"[^"\n]*"', re.MULTILINE) for name in SEALS
+}
 
 
 def check_checksum(document: Mapping[str, Any]) -> None:
@@ -52,56 +52,19 @@ def signed(document: Mapping[str, Any], signer: KeySigner) -> dict[str, Any]:
     Raises:
         ManifestInvalid: for a kind that carries neither; its change set's signature is enough.
     """
-    copy = {name: value for name, value in document.items() if name not in FIELDS}
+    copy = {name: value for name, value in document.items() if name not in SEALS}
     if copy.get("kind") not in VERSIONED_KINDS:
         raise ManifestInvalid(
             f"{reference(copy)}: expected an agent or a tool, found a {copy.get('kind')};"
             " other kinds are signed by their change set"
         )
-    data = content(copy)
-    signature = signer.sign(pae(MANIFEST_PAYLOAD_TYPE, data))
-    value = base64.b64encode(bytes.fromhex(signature.signature)).decode()
-    copy["checksum_sha256"] = checksum(copy)
-    copy["signature"] = f"ed25519:{signer.public_key.keyid}:{value}"
-    return copy
+    signature = signer.sign(pae(MANIFEST_PAYLOAD_TYPE, content(copy)))
+    return sealed(copy, signer.public_key.keyid, bytes.fromhex(signature.signature))
 
 
 def is_signed(document: Mapping[str, Any]) -> bool:
     """Whether both fields are there; says nothing about their truth."""
-    return all(document.get(name) is not None for name in FIELDS)
-
-
-def check_signature(document: Mapping[str, Any], keys: Mapping[str, Any]) -> str:
-    """Verify the author's signature with one of ``keys`` (key id to TUF key) and return its id.
-
-    Raises:
-        ChecksumMismatch: the content is not what was signed.
-        SignatureInvalid: unsigned, signed by an unknown key, or not by the key it names.
-    """
-    from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
-    from securesystemslib.signer import Signature
-
-    from control_plane.manifests.validation import signature_of
-
-    document = dict(document)
-    what = reference(document)
-    check_checksum(document)
-    found = signature_of(document)
-    if found is None or document.get("checksum_sha256") is None:
-        raise SignatureInvalid(f"{what}: expected a checksum and a signature, found none")
-    key_id, value = found
-    key = keys.get(key_id)
-    if key is None:
-        raise SignatureInvalid(f"{what}: expected a signature by a known key, found {key_id}")
-    try:
-        key.verify_signature(
-            Signature(key_id, value.hex()), pae(MANIFEST_PAYLOAD_TYPE, content(document))
-        )
-    except (UnverifiedSignatureError, VerificationError) as error:
-        raise SignatureInvalid(
-            f"{what}: expected a signature by key {key_id}, found one that does not verify"
-        ) from error
-    return key_id
+    return all(document.get(name) is not None for name in SEALS)
 
 
 def signed_text(text: str, document: Mapping[str, Any], *, json: bool, what: str) -> str:
@@ -111,7 +74,7 @@ def signed_text(text: str, document: Mapping[str, Any], *, json: bool, what: str
         InputInvalid: the text has no place for two lines of their own.
     """
     edit = _json_line if json else _yaml_line
-    for name in FIELDS:
+    for name in SEALS:
         text = edit(text, name, str(document[name]))
     if _read(text, what) != dict(document):
         raise InputInvalid(
