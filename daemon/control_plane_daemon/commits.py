@@ -1,0 +1,181 @@
+"""Whole entries grouped into transactions, and the position that moves with them.
+
+What this module decides:
+
+- Records, heads and the position they belong to are written in one transaction. A crash leaves the
+  previous commit whole; the entries after it are read from the log again.
+- A commit holds whole entries. It is full at 4,096 records, 16 MiB or 100 ms, so that neither a
+  reader's wait nor a heartbeat's grows with the length of the log.
+- What an entry too large for that has gathered is staged in transactions that move no position;
+  entries grouped before it are committed first, so nothing earlier waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from control_plane.errors import ReplicaCorrupt, SyntaxInvalid
+from control_plane.log.merkle import Frontier
+from control_plane.log.steps import Position
+from control_plane.replica.plan import Operations, Plan, Table, staging_items
+
+if TYPE_CHECKING:
+    from control_plane.replica.writer import ReplicaWriter, WriteTransaction
+
+MAX_RECORDS: Final = 4_096
+MAX_BYTES: Final = 16 << 20
+MAX_SECONDS: Final = 0.1
+COMMIT_INTERVAL_SECONDS: Final = 0.02
+"""At most 50 commits a second; more entries wait for the next one."""
+
+# The keys of the `log` sub-database.
+ORIGIN: Final = b"origin"
+SIZE: Final = b"size"
+FRONTIER: Final = b"frontier"
+CHECKPOINT: Final = b"checkpoint"
+SEQUENCED_AT: Final = b"sequenced_at"
+CONTINUES: Final = b"continues"
+ROOT: Final = b"root"
+TARGETS: Final = b"targets"
+EVIDENCE: Final = b"evidence"
+
+
+class Commits:
+    """The open transaction of one writer, the entries in it, and the position they lead to."""
+
+    def __init__(
+        self,
+        writer: ReplicaWriter,
+        position: Position,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._writer = writer
+        self._monotonic = monotonic
+        self._stack = ExitStack()
+        self._transaction: WriteTransaction | None = None
+        self._began = 0.0
+        self._last_commit = -COMMIT_INTERVAL_SECONDS
+        self._records = 0
+        self._size_bytes = 0
+        self.position = position
+        self.count = 0
+
+    def transaction(self) -> WriteTransaction:
+        """The open transaction; begins one where none is open."""
+        if self._transaction is None:
+            self._transaction = self._stack.enter_context(self._writer.write())
+            self._began = self._monotonic()
+            self._records = self._size_bytes = 0
+        return self._transaction
+
+    def plan(self) -> Plan:
+        """An empty plan over the open transaction, staged when it grows too large for one."""
+        return Plan(self.transaction, self._stage)
+
+    @property
+    def full(self) -> bool:
+        """Whether the open transaction must be committed before the next entry."""
+        return self._transaction is not None and (
+            self._records >= MAX_RECORDS
+            or self._size_bytes >= MAX_BYTES
+            or self._monotonic() - self._began >= MAX_SECONDS
+        )
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long to wait before the next commit may happen; 0 for an idle daemon."""
+        return max(0.0, self._last_commit + COMMIT_INTERVAL_SECONDS - self._monotonic())
+
+    def add(self, plan: Plan, position: Position) -> None:
+        """Add one entry: what it changes, and the position after it."""
+        self._records += plan.count
+        self._size_bytes += plan.size_bytes
+        plan.write(self.transaction())
+        self.position = position
+
+    def commit(self) -> None:
+        """Make everything added visible at once; without additions nothing happens."""
+        if self._transaction is None:
+            return
+        write_position(self._transaction.log, self.position)
+        self._transaction.generation = self.position.generation
+        self._end()
+
+    def abort(self) -> None:
+        """Drop the open transaction; the caller reads its position again."""
+        if self._transaction is None:
+            return
+        self._transaction = None
+        stack, self._stack = self._stack, ExitStack()
+        with suppress(_Dropped):
+            # The writer aborts a transaction that an exception leaves.
+            stack.__exit__(_Dropped, _Dropped(), None)
+
+    def clear_staging(self, prefix: bytes = b"") -> None:
+        """Remove what lies staged under a prefix: of an entry that was dropped, or of a crash."""
+        while True:
+            staging = self.transaction().staging
+            keys = [key for key, _ in islice(staging.items(prefix), MAX_RECORDS)]
+            if not keys:
+                return
+            for key in keys:
+                staging.delete(key)
+            self.commit()
+
+    def _stage(self, operations: Operations) -> None:
+        # A crash from here to the commit of the entry leaves staged changes without a position;
+        # they are cleared at the next start and the entry is read again.
+        self.commit()
+        staging = self.transaction().staging
+        for key, value in staging_items(operations):
+            staging.put(key, value)
+        self.commit()
+
+    def _end(self) -> None:
+        self._transaction = None
+        stack, self._stack = self._stack, ExitStack()
+        stack.close()
+        self._last_commit = self._monotonic()
+        self.count += 1
+
+
+class _Dropped(Exception):
+    """Leaves a transaction's context on purpose."""
+
+
+def write_position(log: Table, position: Position) -> None:
+    """Store a position under the keys of the ``log`` sub-database."""
+    log.put(ORIGIN, position.origin.encode())
+    log.put(SIZE, position.size.to_bytes(8, "little"))
+    log.put(FRONTIER, position.frontier.encode())
+    log.put(CHECKPOINT, position.checkpoint)
+    log.put(SEQUENCED_AT, position.sequenced_at.to_bytes(8, "little"))
+    log.put(CONTINUES, position.continues_generation.to_bytes(8, "little"))
+
+
+def read_position(log: Table, origin: str) -> Position:
+    """The position a replica stands at; the start of ``origin``'s log for a new replica.
+
+    Raises:
+        ReplicaCorrupt: what is stored is no position.
+    """
+    stored = log.get(ORIGIN)
+    if stored is None:
+        return Position(origin)
+    try:
+        frontier = Frontier.decode(log.get(FRONTIER) or b"")
+    except SyntaxInvalid as error:
+        raise ReplicaCorrupt(f"position of {origin}: expected a frontier, found {error}") from error
+    return replace(
+        Position(stored.decode()),
+        size=frontier.size,
+        frontier=frontier,
+        checkpoint=log.get(CHECKPOINT) or b"",
+        sequenced_at=int.from_bytes(log.get(SEQUENCED_AT) or b"", "little"),
+        continues_generation=int.from_bytes(log.get(CONTINUES) or b"", "little"),
+    )

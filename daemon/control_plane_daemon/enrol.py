@@ -1,0 +1,158 @@
+"""Which log a node follows, and when what it read of it may be shown.
+
+What this module decides:
+
+- ``trust.json`` is what a node trusts first: it names the log's origin and keys. It is not enough
+  to follow *a* log signed by them; the tree at the enrolled size must have the enrolled root hash,
+  and the policy reached there must hold the enrolled root of trust.
+- Until a new node's replay has passed that point, everything it writes goes into a folder beside
+  the one readers are sent to. A replay that leads elsewhere is dropped with its folder.
+- A replica rebuilt because the old one was damaged replaces it only when it has caught up with it:
+  a reader's generation never falls.
+- A folder that holds another log's replica is refused and left as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from control_plane.errors import (
+    ControlPlaneError,
+    NotFound,
+    ReplicaInvalid,
+    SignatureInvalid,
+)
+from control_plane.log.checkpoint import open_checkpoint
+from control_plane.replica.header import GENERATION, map_header
+from control_plane.replica.source import current_folder
+from control_plane.replica.writer import ReplicaWriter
+from control_plane.trust.enrolment import Enrolment
+from control_plane.trust.state import LogIdentity, Policy
+from control_plane_daemon.commits import ORIGIN
+
+if TYPE_CHECKING:
+    from control_plane_daemon.follower import Follower
+
+FIRST_EPOCH: Final = 1
+
+logger = logging.getLogger("control_plane_daemon")
+
+
+class ReplicaForeign(ReplicaInvalid):
+    """The folder holds the replica of another log; it was left as it is."""
+
+    code = "replica_foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """The log of one environment as ``trust.json`` names it: its tree's root at a size."""
+
+    log: LogIdentity
+    size: int
+    tree: bytes
+    enrolment: Enrolment
+
+    def confirm(self, reached: Policy) -> None:
+        """Accept the policy in force after the enrolled size.
+
+        Raises:
+            Forked: it holds another root of trust.
+        """
+        self.enrolment.confirm(self.log.environment, reached)
+
+
+def enrolled(enrolment: Enrolment, environment: str) -> Enrolled:
+    """What ``trust.json`` says of an environment, with its signatures verified.
+
+    Raises:
+        NotFound: it names no such environment, or an epoch that continues another.
+        TrustError, InputInvalid: its metadata or checkpoint do not hold.
+    """
+    log = enrolment.policy().log(environment)
+    if log.epoch != FIRST_EPOCH:
+        raise NotFound(
+            f"{environment}: expected epoch {FIRST_EPOCH} in trust.json, found epoch {log.epoch},"
+            " which continues another; replay of an earlier epoch is not known to this version"
+        )
+    signed = open_checkpoint(enrolment.checkpoint(environment), log.vkeys)
+    if signed.checkpoint.size < 1:
+        raise SignatureInvalid(f"{environment}: expected a checkpoint with entries, found size 0")
+    return Enrolled(log, signed.checkpoint.size, signed.checkpoint.root, enrolment)
+
+
+@dataclass(slots=True)
+class Opened:
+    """A replica open for writing, and whether it waits in a folder beside for its moment."""
+
+    writer: ReplicaWriter
+    waiting: bool
+    floor: int = 0
+
+    def rebuild(self) -> None:
+        """Begin again beside, after the replica turned out to be damaged while it was read."""
+        self.floor = max(self.floor, self.writer.generation)
+        self.writer.rebuild()
+        self.waiting = True
+
+    def show_when_ready(self, follower: Follower, enrolled_size: int) -> bool:
+        """Send readers to a replica that waited, once it is the enrolled one and old enough."""
+        if not self.waiting or follower.position.size < enrolled_size:
+            return False
+        if follower.position.generation < self.floor and not follower.caught_up:
+            return False
+        self.writer.swap()
+        self.waiting = False
+        return True
+
+
+def open_replica(folder: str, origin: str, *, development: bool) -> Opened:
+    """Become the writer of an environment's folder.
+
+    Raises:
+        ReplicaForeign: it holds another log's replica.
+        ReplicaLocked, ReplicaUnwritable: as the writer says.
+    """
+    try:
+        writer = ReplicaWriter.open(folder, development=development)
+    except ReplicaInvalid as error:
+        logger.error("%s; the old one stays readable until then", error)
+        writer = ReplicaWriter.open(folder, development=development, rebuild=True)
+        return Opened(writer, waiting=True, floor=_shown_generation(folder))
+    try:
+        return _continued(writer, folder, origin)
+    except BaseException:
+        writer.close()
+        raise
+
+
+def _continued(writer: ReplicaWriter, folder: str, origin: str) -> Opened:
+    stored = _stored_origin(writer)
+    if stored is None:
+        # Nothing was ever read into it: what is read now waits beside until it is known to be
+        # the enrolled log's.
+        writer.rebuild()
+        return Opened(writer, waiting=True)
+    if stored != origin:
+        raise ReplicaForeign(
+            f"replica {folder}: expected origin {origin}, found {stored}; name another replica"
+            f" with --replica, or remove {folder} to follow this log instead"
+        )
+    return Opened(writer, waiting=False)
+
+
+def _stored_origin(writer: ReplicaWriter) -> str | None:
+    with writer.write() as transaction:
+        data = transaction.log.get(ORIGIN)
+    return None if data is None else data.decode()
+
+
+def _shown_generation(folder: str) -> int:
+    """The generation the damaged replica's header shows, 0 when that cannot be read either."""
+    try:
+        words = map_header(f"{current_folder(folder)}/header")
+    except ControlPlaneError:
+        return 0
+    return int(words[8 * GENERATION])

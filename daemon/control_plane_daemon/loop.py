@@ -1,0 +1,333 @@
+"""One environment, followed for as long as the daemon runs.
+
+What this module decides:
+
+- Verifying and committing happen in one thread of the environment's own, in slices of at most one
+  commit; the event loop only polls, fetches and keeps the header's clock. So a heartbeat goes on
+  while a long log is read, and an LMDB transaction never changes its thread.
+- Nothing that goes wrong ends the loop but a log this version cannot read, or one that contradicts
+  itself. Everything else is told in one line, once for each new reason, and tried again later;
+  what was served before is served on.
+- The replica's age is told every second, whatever else happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar, TypeVarTuple
+
+from control_plane.errors import (
+    ControlPlaneError,
+    InputInvalid,
+    ReplicaInvalid,
+    StoreUnreachable,
+    TokenRefused,
+    TrustError,
+)
+from control_plane.log.leaf import UnknownLeafVersion
+from control_plane.log.statements import UnknownPayloadType
+from control_plane.log.steps import SnapshotMismatch
+from control_plane_daemon.enrol import Enrolled, Opened, open_replica
+from control_plane_daemon.follower import (
+    LOOKAHEAD_BLOBS,
+    DiskFailed,
+    Follower,
+    Progress,
+    Verified,
+)
+from control_plane_daemon.source import (
+    PATIENCE_SECONDS,
+    POLL_SECONDS,
+    Backoff,
+    EpochMoved,
+    Followed,
+    Source,
+)
+
+HEARTBEAT_SECONDS: Final = 1.0
+FIRST_HEAL_SECONDS: Final = 1.0
+LAST_HEAL_SECONDS: Final = 60.0
+_EMPTY_ANSWER_SECONDS: Final = 0.1
+
+NOTHING: Final[Mapping[str, bytes]] = {}
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+logger = logging.getLogger("control_plane_daemon")
+
+
+class Stopped(Exception):
+    """The loop has ended for good; the replica stays as it is."""
+
+
+class _Again(Exception):
+    """Try again after a pause; the reason has been told or is this exception's text."""
+
+
+class EnvironmentLoop:
+    """Follows one environment; `open`, then `run` until cancelled, then `close`.
+
+    ``ready`` is called once, with environment and generation, when readers see the log's end.
+    """
+
+    def __init__(
+        self,
+        enrolled: Enrolled,
+        folder: str,
+        source: Source,
+        *,
+        ready: Callable[[str, int], None],
+        development: bool = False,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.environment = enrolled.log.environment
+        self._enrolled = enrolled
+        self._folder = folder
+        self._source = source
+        self._ready = ready
+        self._development = development
+        self._now_ms = now_ms
+        self._monotonic = monotonic
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.environment)
+        self._opened: Opened | None = None
+        self._follower: Follower | None = None
+        self._told = ""
+        self._is_ready = False
+        self._heal_due = 0.0
+        self._heal_interval = FIRST_HEAL_SECONDS
+
+    @property
+    def follower(self) -> Follower:
+        """The follower; only between `open` and `close`."""
+        if self._follower is None:
+            raise RuntimeError("expected an opened loop, found one that is closed")
+        return self._follower
+
+    async def open(self) -> None:
+        """Open the replica.
+
+        Raises:
+            ControlPlaneError: it cannot be written, or is another log's.
+        """
+        await self._on_thread(self._open)
+
+    def _open(self) -> None:
+        origin = self._enrolled.log.origin
+        opened = open_replica(self._folder, origin, development=self._development)
+        self._opened = opened
+        try:
+            self._follower = self._new_follower(opened)
+        except ReplicaInvalid as error:
+            self._rebuild(error)
+
+    def _new_follower(self, opened: Opened) -> Follower:
+        return Follower(
+            self.environment,
+            opened.writer,
+            self._enrolled,
+            now_ms=self._now_ms,
+            monotonic=self._monotonic,
+        )
+
+    def _rebuild(self, error: ReplicaInvalid) -> None:
+        assert self._opened is not None
+        logger.error("%s: %s; rebuilding beside it from the log", self.environment, error)
+        if self._follower is not None:
+            self._follower.close()
+        self._opened.rebuild()
+        self._follower = self._new_follower(self._opened)
+
+    async def close(self) -> None:
+        """Finish the commit that is going on and let go of the replica."""
+        await self._on_thread(self._close)
+        self._thread.shutdown()
+
+    def _close(self) -> None:
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+        if self._opened is not None:
+            self._opened.writer.close()
+            self._opened = None
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat())
+            group.create_task(self._follow())
+
+    async def _beat(self) -> None:
+        while True:
+            self._tell()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _tell(self) -> None:
+        """Write what ages into the header: heartbeat, checkpoint time, state."""
+        assert self._opened is not None
+        writer = self._opened.writer
+        writer.tend()
+        writer.heartbeat()
+        writer.set_checkpoint_time(self.follower.cosigned_at)
+        writer.set_state(self.follower.state_bits())
+
+    async def _follow(self) -> None:
+        backoff = Backoff()
+        await self._attempt(self._heal_everything)
+        while True:
+            try:
+                if await self._attempt(self._round):
+                    backoff.reset()
+                    continue
+            except Stopped as stopped:
+                logger.error("%s: %s; the last good values stay", self.environment, stopped)
+                return
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _attempt(self, work: Callable[[], object]) -> bool:
+        """Do one round of work; False when it has to be tried again after a pause."""
+        try:
+            await work()  # type: ignore[misc]
+        except EpochMoved as moved:
+            self._tell_once(
+                f"expected epoch {self.follower.epoch} of the log, found that the store serves"
+                f" epoch {moved.epoch}; run 'control-plane replica accept-epoch'"
+            )
+        except (UnknownLeafVersion, UnknownPayloadType) as error:
+            raise Stopped(f"this daemon is too old for this log: {error}; upgrade it") from error
+        except SnapshotMismatch as error:
+            raise Stopped(str(error)) from error
+        except ReplicaInvalid as error:
+            await self._on_thread(self._rebuild, error)
+        except (StoreUnreachable, TokenRefused, DiskFailed, _Again) as error:
+            self._tell_once(str(error))
+        else:
+            self._told = ""
+            return True
+        return False
+
+    def _tell_once(self, reason: str) -> None:
+        if reason and reason != self._told:
+            logger.warning("%s: %s", self.environment, reason)
+            self._told = reason
+
+    # One round: poll, verify, take, heal
+
+    async def _round(self) -> None:
+        follower = self.follower
+        began = self._monotonic()
+        wait_seconds = self._wait_seconds() if self._is_ready else 0
+        followed = await self._source.follow(follower.epoch, follower.position.size, wait_seconds)
+        verified = await self._verify(followed)
+        await self._take_all(followed, verified)
+        self._tell()
+        self._say_ready()
+        await self._heal_if_due()
+        if wait_seconds and not followed.batch.leaves:
+            # A store that does not wait must not be asked in a circle.
+            spent = self._monotonic() - began
+            await asyncio.sleep(max(0.0, _EMPTY_ANSWER_SECONDS - spent))
+
+    def _wait_seconds(self) -> int:
+        """How long a poll may wait: not beyond the next attempt at what is held."""
+        if not self.follower.held_missing_any:
+            return POLL_SECONDS
+        remaining = self._heal_due - self._monotonic()
+        return max(1, min(POLL_SECONDS, int(remaining)))
+
+    async def _verify(self, followed: Followed) -> Verified:
+        """Steps 1 to 4."""
+        try:
+            return await self._on_thread(self.follower.check, followed)
+        except (UnknownLeafVersion, UnknownPayloadType):
+            raise
+        except (TrustError, InputInvalid) as error:
+            await self._refuse(followed, error)
+            raise _Again("") from error
+
+    async def _take_all(self, followed: Followed, verified: Verified) -> None:
+        """Steps 5 to 9, a commit at a time, with the blobs they turn out to need in between."""
+        while True:
+            await asyncio.sleep(self.follower.pause_seconds)
+            try:
+                progress = await self._on_thread(self._take, verified)
+            except (UnknownLeafVersion, UnknownPayloadType, SnapshotMismatch):
+                raise
+            except (TrustError, InputInvalid) as error:
+                await self._refuse(followed, error)
+                raise _Again("") from error
+            if progress.done:
+                return
+            await self._bring(progress)
+
+    def _take(self, verified: Verified) -> Progress:
+        assert self._opened is not None
+        progress = self.follower.take(verified)
+        if self._opened.show_when_ready(self.follower, self._enrolled.size):
+            logger.info(
+                "%s: readers see generation %d", self.environment, self._opened.writer.generation
+            )
+        return progress
+
+    async def _refuse(self, followed: Followed, error: ControlPlaneError) -> None:
+        self._tell_once(f"batch refused: {error}")
+        await self._on_thread(self.follower.refuse, followed, error)
+        self._tell()
+
+    async def _bring(self, progress: Progress) -> None:
+        """Fetch what an entry needs; a blob the log itself rests on is waited for."""
+        if progress.required is not None:
+            fetched = await self._source.fetch(
+                self.follower.epoch, [progress.required], PATIENCE_SECONDS
+            )
+            if progress.required not in fetched.found:
+                raise _Again(f"waiting for blob {progress.required}")
+            await self._on_thread(self.follower.deliver, fetched)
+            return
+        for digests in _chunks(progress.wanted, LOOKAHEAD_BLOBS):
+            fetched = await self._source.fetch(self.follower.epoch, digests, PATIENCE_SECONDS)
+            await self._on_thread(self.follower.deliver, fetched)
+
+    def _say_ready(self) -> None:
+        assert self._opened is not None
+        if not self._is_ready and self.follower.caught_up and not self._opened.waiting:
+            self._is_ready = True
+            self._ready(self.environment, self.follower.position.generation)
+
+    # Held entries
+
+    async def _heal_everything(self) -> None:
+        await self._on_thread(self.follower.heal, NOTHING)
+
+    async def _heal_if_due(self) -> None:
+        missing = await self._on_thread(self.follower.held_missing)
+        if not missing:
+            self._heal_interval = FIRST_HEAL_SECONDS
+            return
+        if self._monotonic() < self._heal_due:
+            return
+        fetched = await self._source.fetch(self.follower.epoch, missing, 0.0)
+        if fetched.found and await self._on_thread(self.follower.heal, fetched.found):
+            self._heal_interval = FIRST_HEAL_SECONDS
+        else:
+            self._heal_interval = min(LAST_HEAL_SECONDS, 2 * self._heal_interval)
+        self._heal_due = self._monotonic() + self._heal_interval
+        self._tell()
+
+    async def _on_thread(self, work: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # The thread finishes what it does; `close` queues behind it.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+
+def _chunks(digests: tuple[str, ...], size: int) -> Iterable[tuple[str, ...]]:
+    return (digests[start : start + size] for start in range(0, len(digests), size))

@@ -1,0 +1,86 @@
+"""The daemon's process: several environments side by side, each with its own log and replica.
+
+An environment that cannot be opened at the start ends the daemon with one line, before anything is
+followed: whoever started it is there to read it. Later no environment's trouble reaches another.
+SIGTERM and SIGINT end it after the commit that is going on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from control_plane.trust.enrolment import Enrolment
+from control_plane_daemon.enrol import enrolled
+from control_plane_daemon.loop import EnvironmentLoop
+from control_plane_daemon.source import StoreSource
+
+logger = logging.getLogger("control_plane_daemon")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a daemon follows, and where it writes.
+
+    ``store`` is a URL or ``unix:PATH``, ``root`` the folder that holds an environment each.
+    """
+
+    store: str
+    token: str | None
+    enrolment: Enrolment
+    root: Path
+    environments: Sequence[str]
+    development: bool = False
+
+
+async def run(settings: Settings, ready: Callable[[str, int], None], stop: asyncio.Event) -> None:
+    """Follow every environment until ``stop`` is set.
+
+    ``ready`` is called once for each, with its name and generation, after the first catch-up.
+
+    Raises:
+        ControlPlaneError: an environment cannot be enrolled or its replica not written.
+    """
+    async with AsyncExitStack() as stack:
+        loops = []
+        for environment in settings.environments:
+            source = await stack.enter_async_context(
+                StoreSource(settings.store, environment, settings.token)
+            )
+            loop = EnvironmentLoop(
+                enrolled(settings.enrolment, environment),
+                str(settings.root / environment),
+                source,
+                ready=ready,
+                development=settings.development,
+            )
+            stack.push_async_callback(loop.close)
+            loops.append(loop)
+        for loop in loops:
+            await loop.open()
+        tasks = [asyncio.create_task(loop.run(), name=loop.environment) for loop in loops]
+        await _until(stop, tasks)
+
+
+async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the signal; a loop that ends by an error of ours is shown and ends the daemon."""
+    stopping = asyncio.create_task(stop.wait())
+    done, pending = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
