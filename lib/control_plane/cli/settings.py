@@ -273,8 +273,27 @@ def enrolled_policy(enrolment: Enrolment) -> Policy:
 def environment_option(function: Function) -> Function:
     """``-e/--environment``, required: a command that writes has no default environment."""
     return click.option(
-        "-e", "--environment", "--env", required=True, metavar="ENV", help="The environment."
+        "-e",
+        "--environment",
+        "--env",
+        required=True,
+        metavar="ENV",
+        callback=_checked_environment,
+        help="The environment.",
     )(function)
+
+
+def _checked_environment(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """An environment becomes a part of a path and of signatures, so its form is checked first."""
+    from control_plane.names import ENVIRONMENT
+
+    if value is not None and not ENVIRONMENT.fullmatch(value):
+        raise click.UsageError(
+            f"expected an environment like {ENVIRONMENT.pattern}, found {value!r}", context
+        )
+    return value
 
 
 def store_options(function: Function) -> Function:

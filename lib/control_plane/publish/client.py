@@ -232,7 +232,7 @@ class StoreClient:
 
     def _query(self, path: str, **parameters: object) -> dict[str, Any]:
         given = {key: value for key, value in parameters.items() if value not in (None, [], "")}
-        query = urlencode(given, doseq=True)
+        query = urlencode(given, doseq=True, quote_via=quote)
         return self._object(self._call("GET", path + (f"?{query}" if query else "")))
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> Answer:
@@ -266,7 +266,7 @@ class StoreClient:
     ) -> Answer:
         if self._connection is None:
             self._connection = self._new_connection()
-        self._connection.request(method, self._prefix + quote(path, safe="/?&=%"), body, headers)
+        self._connection.request(method, self._prefix + path, body, headers)
         response = self._connection.getresponse()
         data = response.read(MAX_ANSWER_BYTES + 1)
         if len(data) > MAX_ANSWER_BYTES:
