@@ -126,12 +126,10 @@ class ReplicaWriter:
             ReplicaUnwritable: the file system refused.
         """
         check_platform()
-        try:
+        with _translated(folder):
             _make_folder(folder)
             _make_folder(os.path.join(folder, FORMAT_FOLDER))
             lock = _lock(os.path.join(folder, FORMAT_FOLDER, "daemon.lock"))
-        except OSError as error:
-            raise _unwritable(folder, error) from error
         writer = cls(
             folder,
             lock,
@@ -144,10 +142,8 @@ class ReplicaWriter:
             wall_ns=wall_ns,
         )
         try:
-            writer._start(rebuild)
-        except OSError as error:
-            writer.close()
-            raise _unwritable(folder, error) from error
+            with _translated(folder):
+                writer._start(rebuild)
         except BaseException:
             writer.close()
             raise
@@ -224,10 +220,8 @@ class ReplicaWriter:
         """
         if self._next is not None:
             raise RuntimeError("expected no rebuild yet, found one going on; swap or close first")
-        try:
+        with _translated(self.folder):
             self._next = self._new_folder()
-        except OSError as error:
-            raise _unwritable(self.folder, error) from error
         if self._live is not None:
             path = self._live.path
             self._live.close()
@@ -251,10 +245,8 @@ class ReplicaWriter:
                 new.pins = self._new_pins(new)
             new.owed.update(CLASS_REVISIONS)
             new.publish(new.header[GENERATION], self._wall_ns())
-            try:
+            with _translated(self.folder):
                 self._point_current_at(os.path.basename(new.path))
-            except OSError as error:
-                raise _unwritable(self.folder, error) from error
             self._live, self._next = new, None
             # A crash here leaves an old folder without tombstone: `_sweep` writes it at the start.
             if self._old_header is not None:
@@ -504,6 +496,14 @@ def _sync_folder(path: str) -> None:
 def _abort(transaction: lmdb.Transaction[bytes] | None) -> None:
     if transaction is not None:
         transaction.abort()
+
+
+@contextmanager
+def _translated(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, lmdb.Error) as error:
+        raise _unwritable(place, error) from error
 
 
 def _unwritable(place: str, error: Exception) -> ReplicaUnwritable:
