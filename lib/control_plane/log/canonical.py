@@ -34,7 +34,7 @@ def canonical(value: Json) -> bytes:
     """
     try:
         _refuse_long_floats(value)
-        return rfc8785.dumps(value)  # type: ignore[arg-type]
+        return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeError) as error:
         raise SyntaxInvalid(
             f"expected a value RFC 8785 can write, found one it cannot: {error}"

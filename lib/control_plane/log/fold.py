@@ -127,7 +127,7 @@ def snapshot_root(lines: Iterable[bytes]) -> tuple[int, str]:
 
 
 def _check_replaces(changes: Sequence[Change], before: Mapping[Key, Head | None]) -> None:
-    conflicts = []
+    conflicts: list[dict[str, object]] = []
     for change in changes:
         head = before[change.key]
         found = None if head is None else head.generation

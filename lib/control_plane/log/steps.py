@@ -47,6 +47,7 @@ from control_plane.log.statements import (
     Statement,
     TrustStatement,
     UnknownPayloadType,
+    continuation,
     decode_change_list,
     parse_statement,
 )
@@ -304,8 +305,9 @@ def _check_commitment(
     entry: _Entry, statement: SnapshotStatement | EpochStatement, policy: Policy
 ) -> None:
     if isinstance(statement, EpochStatement):
-        expected = policy.log(entry.environment).continues
-        if expected is None or statement.continues != expected:
+        named = policy.log(entry.environment).continues
+        expected = None if named is None else continuation(dict(named))
+        if statement.continues != expected:
             raise Rejection(
                 "epoch", f"expected the continuation {expected}, found {statement.continues}"
             )
