@@ -1,0 +1,133 @@
+"""Edits operators make by a word: flags switched and rolled out, segments grown."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control_plane.errors import ManifestInvalid, NotFound
+from control_plane.manifests.validation import validate
+from control_plane.publish.flag_edits import with_enabled, with_rollout
+from control_plane.publish.segment_edits import MAX_LISTED, shard_of, with_members
+
+
+def flag(**metadata: Any) -> dict[str, Any]:
+    return {
+        "kind": "flag",
+        "name": "x",
+        "metadata": {"variants": {"on": True, "off": False}, "default": "off", **metadata},
+    }
+
+
+def test_switching_touches_one_environment_and_nothing_else() -> None:
+    before = flag(environments={"staging": {"default": "on"}})
+    after = with_enabled(before, "production", False)
+    assert after["metadata"].pop("environments") == {
+        "staging": {"default": "on"},
+        "production": {"enabled": False},
+    }
+    assert before["metadata"].pop("environments") == {"staging": {"default": "on"}}
+    assert after == before
+
+
+def test_a_rollout_puts_the_chosen_variant_first() -> None:
+    after = with_rollout(flag(), "production", Fraction(25), by="tenant_id")
+    validate(after)
+    assert after["metadata"]["environments"]["production"]["rules"] == [
+        {
+            "name": "rollout",
+            "serve": [{"variant": "on", "weight": 25}, {"variant": "off", "weight": 75}],
+            "by": "tenant_id",
+        }
+    ]
+
+
+def test_a_rollout_keeps_the_condition_of_the_rule_it_changes() -> None:
+    rule = {"name": "rollout", "when": {"plan": "pro"}, "serve": "off", "by": "user_id"}
+    after = with_rollout(flag(rules=[rule]), "production", Fraction("12.5"))
+    (changed,) = after["metadata"]["environments"]["production"]["rules"]
+    assert (changed["when"], changed["by"]) == ({"plan": "pro"}, "user_id")
+    assert [each["weight"] for each in changed["serve"]] == [12_500, 87_500]
+
+
+@pytest.mark.parametrize("percent", [Fraction(-1), Fraction(101), Fraction(1, 3)])
+def test_a_percentage_out_of_range_or_too_fine_is_refused(percent: Fraction) -> None:
+    with pytest.raises(ManifestInvalid, match="expected a percentage from 0 to 100"):
+        with_rollout(flag(), "production", percent)
+
+
+def test_an_unknown_variant_is_refused_with_those_there_are() -> None:
+    with pytest.raises(NotFound, match="expected one of the variants on, off"):
+        with_rollout(flag(), "production", Fraction(5), variant="blue")
+
+
+def test_a_flag_of_words_needs_a_variant_named() -> None:
+    words = flag(variants={"a": "1", "b": "2"}, default="a", disabled="a")
+    with pytest.raises(ManifestInvalid, match="pass --variant"):
+        with_rollout(words, "production", Fraction(5))
+
+
+class Segment:
+    """A segment as the store would hold it after each edit."""
+
+    def __init__(self) -> None:
+        self.document: dict[str, Any] = {
+            "kind": "segment",
+            "name": "s",
+            "metadata": {"members": []},
+        }
+        self.shards: dict[str, list[str]] = {}
+
+    def edit(self, **change: Any) -> int:
+        edit = with_members(self.document, lambda shard: self.shards.get(shard, []), **change)
+        self.document = edit.document or self.document
+        self.shards.update(edit.shards)
+        for shard in edit.dropped:
+            self.shards.pop(shard, None)
+        return edit.changed
+
+    @property
+    def members(self) -> set[str]:
+        bits = self.document["metadata"].get("shards")
+        if bits is None:
+            return set(self.document["metadata"]["members"])
+        for shard, members in self.shards.items():
+            assert members == sorted(set(members))
+            assert {shard_of(member, bits) for member in members} <= {shard}
+        return {member for members in self.shards.values() for member in members}
+
+
+names = st.sets(st.integers(0, 3_000).map(str), max_size=700)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), names), max_size=5))
+def test_a_segment_holds_what_a_set_would(edits: list[tuple[bool, set[str]]]) -> None:
+    segment, expected = Segment(), set[str]()
+    for adds, members in edits:
+        after = expected | members if adds else expected - members
+        changed = segment.edit(**{"add" if adds else "remove": members})
+        assert changed == len(expected ^ after)
+        expected = after
+        assert segment.members == expected
+        validate(segment.document)
+
+
+def test_one_member_more_changes_one_shard_only() -> None:
+    segment = Segment()
+    segment.edit(add=[str(number) for number in range(5_000)])
+    assert len(segment.shards) > 1
+    edit = with_members(segment.document, lambda shard: segment.shards[shard], add=["new"])
+    assert edit.document is None
+    assert list(edit.shards) == [shard_of("new", segment.document["metadata"]["shards"])]
+
+
+def test_a_short_list_stays_in_the_manifest() -> None:
+    segment = Segment()
+    segment.edit(add=[str(number) for number in range(MAX_LISTED)])
+    assert segment.shards == {}
+    assert segment.edit(add=["0"]) == 0
