@@ -14,6 +14,10 @@ from __future__ import annotations
 
 from xxhash import xxh3_64_intdigest
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 NAME = "xxh3-v1"
 
 
@@ -22,13 +26,14 @@ def seed_of(salt: str) -> int:
     return xxh3_64_intdigest(salt.encode())
 
 
-def unit_of(value: object) -> bytes | None:
+def unit_of(value: Any) -> bytes | None:
     """The bytes that are hashed for this value, or None when it is no unit."""
+    kind = type(value)
     try:
-        if isinstance(value, str):
-            # str's own method: a subclass (an Enum, say) may have changed what its name does.
+        # The types' own methods: a subclass (an Enum, say) may have changed what a name does.
+        if issubclass(kind, str):
             return str.encode(value)
-        if isinstance(value, int) and value is not True and value is not False:
+        if issubclass(kind, int) and kind is not bool:
             return int.__repr__(value).encode()
     except ValueError:
         # A lone surrogate, or an int longer than sys.get_int_max_str_digits().

@@ -102,21 +102,23 @@ _UNMATCHABLE = Unmatchable()
 
 def plain(value: Any) -> object:
     """The value if a condition can compare it, else something that matches nothing."""
-    if value is None or value is True or value is False:
+    # By type and not isinstance, which would ask the value itself what it claims to be.
+    kind = type(value)
+    if value is None or kind is bool:
         return value
-    if isinstance(value, str):
+    if issubclass(kind, str):
         return _UNMATCHABLE if bucketing.unit_of(value) is None else str.__str__(value)
-    if isinstance(value, int):
+    if issubclass(kind, int):
         return int.__int__(value)
-    if isinstance(value, float):
+    if issubclass(kind, float):
         return float.__float__(value)
-    return PlainContext(value) if isinstance(value, dict) else _UNMATCHABLE
+    return PlainContext(value) if issubclass(kind, dict) else _UNMATCHABLE
 
 
 def _reach(value: Any, *keys: str) -> Any:
     """The value at a path inside nested objects, or None."""
     for key in keys:
-        if not isinstance(value, (dict, PlainContext)):
+        if not issubclass(type(value), (dict, PlainContext)):
             return None
         value = value.get(key)
     return value

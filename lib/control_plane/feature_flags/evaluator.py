@@ -387,7 +387,7 @@ class FlagEvaluator:
             return self._library.fault(name, code, str(error)).bound(mode)
         except Exception as error:
             # Not even plain values could be had: the context is none.
-            code = GENERAL if isinstance(context, dict) else INVALID_CONTEXT
+            code = GENERAL if issubclass(type(context), dict) else INVALID_CONTEXT
             reason = f"expected a context to compare, found {type(error).__name__}"
             return self._library.fault(name, code, reason).bound(mode)
 

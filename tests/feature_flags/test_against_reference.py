@@ -1,0 +1,342 @@
+"""Generated code against a plain interpreter of the same rules."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
+
+from control_plane.feature_flags.evaluation import Evaluation
+from control_plane.feature_flags.flag_manager import PinnedFlags
+from control_plane.feature_flags.table import Library
+from control_plane.replica.format import FLAG, SEGMENT, encode_record, record_key
+
+# --- the interpreter -------------------------------------------------------------------------
+
+
+def reference(
+    name: str, flag: Any, kill: Any, segments: Any, user_id: Any, tenant_id: Any, context: Any
+) -> tuple[Any, str | None, str, str | None]:
+    """(value, variant, reason, rule) by the rules as they are written."""
+
+    def answer(variant: str | None, reason: str, rule: str | None = None) -> Any:
+        return (None if variant is None else flag["variants"][variant]), variant, reason, rule
+
+    disabled = flag.get("disabled") or next(
+        v for v in flag["variants"] if flag["variants"][v] is False
+    )
+    if kill is not None:
+        wanted = kill["variant"] or disabled
+        return answer(wanted if wanted in flag["variants"] else None, "DISABLED")
+    if not flag.get("enabled", True):
+        return answer(disabled, "DISABLED")
+    overrides, rules = flag.get("overrides", {}), flag.get("rules", [])
+    if not any(overrides.values()) and not rules:
+        return answer(flag["default"], "STATIC")
+
+    def attribute(path: str) -> Any:
+        return look_up(path, user_id, tenant_id, context)
+
+    first = [a for a in ("user_id", "tenant_id") if a in overrides]
+    for path in first + sorted(a for a in overrides if a not in first):
+        unit = unit_text(attribute(path))
+        if unit is not None and unit in overrides[path]:
+            return answer(overrides[path][unit], "TARGETING_MATCH")
+    for rule in rules:
+        unit = unit_text(attribute(rule.get("by", "targeting_key")))
+        if not all(
+            holds(where, wanted, attribute, unit, segments)
+            for where, wanted in rule.get("when", {}).items()
+        ):
+            continue
+        if isinstance(rule["serve"], str):
+            return answer(rule["serve"], "TARGETING_MATCH", rule["name"])
+        if unit is not None:
+            served = split(rule["serve"], unit, flag.get("salt", name))
+            return answer(served, "SPLIT", rule["name"])
+    return answer(flag["default"], "DEFAULT")
+
+
+def look_up(path: str, user_id: Any, tenant_id: Any, context: Any) -> Any:
+    context = context or {}
+    user_id = context.get("user_id") if user_id is None else user_id
+    tenant_id = context.get("tenant_id") if tenant_id is None else tenant_id
+    key, *rest = path.split(".")
+    if key == "user_id":
+        value = user_id
+    elif key == "tenant_id":
+        value = tenant_id
+    elif key in ("targeting_key", "targetingKey"):
+        given = [context.get("targeting_key"), context.get("targetingKey"), user_id, tenant_id]
+        value = next((each for each in given if each is not None), None)
+    else:
+        value = context.get(key)
+    for step in rest:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def holds(where: str, wanted: Any, attribute: Any, unit: str | None, segments: Any) -> bool:
+    if where == "$segment":
+        return unit is not None and unit in segments.get(wanted, ())
+    value = attribute(where)
+    options = wanted["in"] if isinstance(wanted, dict) else [wanted]
+    return any(same(value, option) for option in options)
+
+
+def same(value: Any, wanted: Any) -> bool:
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    if isinstance(value, (int, float)) and isinstance(wanted, (int, float)):
+        return value == wanted
+    return isinstance(value, str) and isinstance(wanted, str) and value == wanted
+
+
+def unit_text(value: Any) -> str | None:
+    if isinstance(value, str):
+        return None if any("\ud800" <= letter <= "\udfff" for letter in value) else value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def split(entries: Any, unit: str, salt: str) -> str:
+    total = sum(entry["weight"] for entry in entries)
+    digest = xxh3_64_intdigest(unit.encode(), xxh3_64_intdigest(salt.encode()))
+    point = ((digest >> 32) * total) >> 32
+    cumulative = 0
+    for entry in entries:
+        cumulative += entry["weight"]
+        if point < cumulative:
+            return str(entry["variant"])
+    raise AssertionError("a point is below the total")
+
+
+# --- the same question to both ---------------------------------------------------------------
+
+
+class Snapshot:
+    """Records in memory, where a manager expects a view."""
+
+    txn_id = 1
+
+    def __init__(self, records: dict[bytes, bytes]) -> None:
+        self._records = records
+
+    def read(self, *keys: bytes) -> list[bytes | None]:
+        return [self._records.get(key) for key in keys]
+
+
+def flags_of(name: str, flag: Any, kill: Any, segments: dict[str, set[str]]) -> PinnedFlags:
+    records = {}
+    bodies = {record_key(FLAG, name): msgpack.packb({"m": flag, "k": kill})}
+    for segment, members in segments.items():
+        hashes = sorted(hashlib.sha256(m.encode()).digest()[:16] for m in members)
+        packed = msgpack.packb({"members": b"".join(hashes)})
+        bodies[record_key(SEGMENT, segment)] = packed
+    for key, body in bodies.items():
+        records[key] = encode_record(key, key[0], body, head_generation=1, served_generation=1)
+    return PinnedFlags(Library(), Snapshot(records), None)  # type: ignore[arg-type]
+
+
+WORDS = st.sampled_from(["a", "b", "acme", "0", "1", "", "pro", "é"])
+SCALARS = WORDS | st.booleans() | st.sampled_from([0, 1, 2, -1, 0.0, 1.0, 1.5, 2**40])
+PLACES = ["user_id", "tenant_id", "targeting_key", "targetingKey", "plan", "age", "user"]
+ATTRIBUTES = st.sampled_from([*PLACES, "user.plan", "user.deep.plan", "user_id.x", "plan.x"])
+SEGMENTS = {"beta": {"a", "acme", "1"}, "empty": set[str]()}
+VARIANTS = st.sampled_from(
+    [
+        {"x": True, "y": False},
+        {"x": "red", "y": "green", "z": "blue"},
+        {"x": 1, "y": 2.5, "z": 0},
+        {"x": {"a": [1]}, "y": {}},
+    ]
+)
+HOSTILE = st.sampled_from(
+    [["a"], [], {"a": 1}, b"a", ("a",), float("nan"), float("inf"), "\ud800", 10**400]
+)
+VALUES = st.none() | SCALARS | st.dictionaries(st.sampled_from(["plan", "deep", "x"]), SCALARS)
+CONTEXTS = st.none() | st.dictionaries(
+    st.sampled_from(PLACES),
+    VALUES
+    | HOSTILE
+    | st.fixed_dictionaries({"deep": st.dictionaries(st.just("plan"), SCALARS | HOSTILE)}),
+)
+IDS = st.none() | WORDS | st.sampled_from([0, 1, 7]) | HOSTILE
+
+
+@st.composite
+def a_flag(draw: st.DrawFn) -> dict[str, Any]:
+    variants = draw(VARIANTS)
+    names = st.sampled_from(sorted(variants))
+    condition = SCALARS | st.fixed_dictionaries({"in": st.lists(SCALARS, max_size=4)})
+    flag: dict[str, Any] = {"variants": variants, "default": draw(names), "disabled": draw(names)}
+    if draw(st.booleans()):
+        flag["salt"] = draw(st.text("ab", min_size=1, max_size=3))
+    if draw(st.integers(0, 9)) == 0:
+        flag["enabled"] = False
+    units = st.dictionaries(WORDS.filter(bool), names, max_size=3)
+    flag["overrides"] = draw(st.dictionaries(ATTRIBUTES, units, max_size=2))
+    rules = []
+    for number in range(draw(st.integers(0, 4))):
+        rule: dict[str, Any] = {"name": f"r{number}"}
+        rule["when"] = draw(st.dictionaries(ATTRIBUTES, condition, max_size=3))
+        if draw(st.integers(0, 3)) == 0:
+            rule["when"]["$segment"] = draw(st.sampled_from(["beta", "empty", "unknown"]))
+        if draw(st.booleans()):
+            rule["by"] = draw(ATTRIBUTES)
+        weights = draw(st.lists(st.integers(0, 5), min_size=2, max_size=4).filter(any))
+        entries = [{"variant": draw(names), "weight": weight} for weight in weights]
+        rule["serve"] = draw(names) if draw(st.booleans()) else entries
+        rules.append(rule)
+    flag["rules"] = rules
+    return flag
+
+
+KILLS = st.sampled_from([None] * 8 + [{"variant": None}, {"variant": "x"}, {"variant": "gone"}])
+
+
+@settings(max_examples=300, deadline=None)
+@given(a_flag(), KILLS, st.lists(st.tuples(IDS, IDS, CONTEXTS), min_size=1, max_size=6))
+def test_generated_code_answers_as_the_rules_are_written(
+    flag: Any, kill: Any, callers: list[tuple[Any, Any, Any]]
+) -> None:
+    flags = flags_of("checkout", flag, kill, SEGMENTS)
+    default = object()
+    for caller in callers:
+        value, variant, reason, rule = reference("checkout", flag, kill, SEGMENTS, *caller)
+        value = default if variant is None else value
+        assert flags.evaluate("checkout", default, *caller) == Evaluation(
+            value, variant, reason, None, rule, 1
+        )
+        assert flags.variant("checkout", *caller) == variant
+        assert flags.value("checkout", default, *caller) == value
+        on = value if value is True else False
+        assert flags.is_enabled("checkout", *caller) is on
+        assert flags.flag("checkout")(*caller) is on
+
+
+COMPARED: list[Any] = [True, False, 0, 1, 0.0, 1.0, 1.5, 2, 2**40, "", "0", "1", "True", "pro"]
+NEVER: list[Any] = [None, [], [1], {}, {"a": 1}, b"pro", ("pro",), float("nan"), "\ud800"]
+
+
+@pytest.mark.parametrize("attribute", ["plan", "user.plan", "user_id"])
+@pytest.mark.parametrize("wanted", COMPARED, ids=repr)
+def test_values_compare_as_the_table_says(wanted: Any, attribute: str) -> None:
+    """Every pair, asked by equality, in a list of one and in a list beside other types."""
+    conditions = [wanted, {"in": [wanted]}, {"in": [wanted, "x", 7]}, {"in": [wanted, 1, True]}]
+    for condition in conditions:
+        rule = {"name": "r", "when": {attribute: condition}, "serve": "on"}
+        flag = {"variants": {"on": True, "off": False}, "default": "off", "rules": [rule]}
+        flags = flags_of("f", flag, None, {})
+        for value in COMPARED + NEVER:
+            context = {"plan": value, "user": {"plan": value}, "user_id": value}
+            expected = holds(attribute, condition, lambda _, value=value: value, None, {})
+            assert flags.is_enabled("f", context=context) is expected, (value, condition)
+
+
+class Raises:
+    """A value of the application's own that cannot even be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("no")
+
+    def __hash__(self) -> int:
+        raise RuntimeError("no")
+
+
+class Pretends:
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("no")
+
+
+def deep(depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(depth):
+        found = {"plan": found, "deep": found}
+    return found
+
+
+FOREIGN: dict[str, Callable[[], Any]] = {
+    "raises when compared": Raises,
+    "raises when asked its class": Pretends,
+    "huge text": lambda: "x" * 1_000_000,
+    "deep object": lambda: deep(5000),
+    "a thousand attributes": lambda: {f"a{number}": number for number in range(1000)},
+    "huge int": lambda: 10**5000,
+    "ellipsis": lambda: Ellipsis,
+    "function": lambda: deep,
+}
+RULES = [
+    {"name": "equal", "when": {"plan": "pro"}, "serve": "on"},
+    {"name": "in", "when": {"plan": {"in": ["a", 1, True]}, "user.deep.plan": "x"}, "serve": "on"},
+    {"name": "segment", "when": {"$segment": "beta"}, "by": "plan", "serve": "on"},
+    {
+        "name": "split",
+        "when": {"tenant_id": "acme"},
+        "by": "plan",
+        "serve": [{"variant": "on", "weight": 1}, {"variant": "off", "weight": 1}],
+    },
+]
+FLAG_OF_RULES = {
+    "variants": {"on": True, "off": False},
+    "default": "off",
+    "overrides": {"plan": {"vip": "on"}, "user_id": {"u": "on"}},
+    "rules": RULES,
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_no_value_in_a_context_makes_a_call_raise(kind: str) -> None:
+    value = FOREIGN[kind]()
+    flags = flags_of("checkout", FLAG_OF_RULES, None, SEGMENTS)
+    for context in ({"plan": value}, {"user": value}, {"user": {"deep": value}}, value):
+        for ids in ((None, "acme"), (value, value)):
+            answers = {
+                flags.is_enabled("checkout", *ids, context),
+                flags.get_bool("checkout", False, *ids, context),
+                flags.flag("checkout")(*ids, context),
+            }
+            assert len(answers) == 1
+            assert answers <= {True, False}
+            assert flags.is_enabled("checkout", *ids, context, rollout_percentage=0) in answers
+            assert flags.variant("checkout", *ids, context) in ("on", "off", None)
+
+
+@pytest.mark.parametrize("context", ["plan", 7, ["plan"], object()])
+def test_what_is_no_mapping_is_an_invalid_context(context: Any) -> None:
+    flags = flags_of("checkout", FLAG_OF_RULES, None, SEGMENTS)
+    found = flags.evaluate("checkout", True, None, "acme", context)
+    assert (found.value, found.reason, found.error_code) == (True, "ERROR", "INVALID_CONTEXT")
+
+
+def test_one_code_object_serves_all_flags_of_one_shape() -> None:
+    def flag(plan: str, weight: int) -> dict[str, Any]:
+        entries = [{"variant": "on", "weight": weight}, {"variant": "off", "weight": 9}]
+        rule = {"name": plan, "when": {"plan": plan}, "serve": entries}
+        return {"variants": {"on": True, "off": False}, "default": "off", "rules": [rule]}
+
+    from control_plane.feature_flags.compile import VALUES, VARIANTS, Compiler
+
+    compiler = Compiler()
+    one, two = compiler.compile("a", flag("pro", 1)), compiler.compile("b", flag("free", 90))
+    functions = [one.bound(VALUES), one.bound(VARIANTS), two.bound(VALUES)]
+    assert len({function.__code__ for function in functions}) == 1
+
+
+@given(st.text(min_size=1).filter(lambda text: text.isprintable()))
+def test_no_text_of_a_flag_becomes_source(text: str) -> None:
+    from control_plane.feature_flags.compile import VALUES, Compiler
+
+    attribute = "a" + text.replace(".", "_")
+    rule = {"name": text, "when": {attribute: text}, "serve": text}
+    metadata = {"variants": {text: text, "other": "o"}, "default": "other", "disabled": "other"}
+    function = Compiler().compile(text, {**metadata, "rules": [rule]}).bound(VALUES)
+    assert function(None, None, {attribute: text}) == metadata["variants"][text]
+    assert text not in function.__code__.co_consts
+    assert set(function.__code__.co_names) <= {"EMPTY", "get"}
