@@ -90,13 +90,12 @@ class NotLive(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a set is judged against: the log's position, policy, heads and blobs, and the time."""
+    """What a set is judged against: the log's position, policy, heads and blobs, and the entry's time."""
 
     origin: str
     environment: str
     generation: int
     sequenced_at: int
-    now_ms: int
     policy: Policy
     heads: Callable[[tuple[Key, ...]], Mapping[Key, Head]]
     blob: Callable[[str], bytes | None]
@@ -190,9 +189,10 @@ def _known_changes(statement: ChangeSet, around: Surroundings) -> tuple[Change, 
 
 
 def _check_times(statement: ChangeSet, around: Surroundings) -> None:
-    if statement.created_at > around.now_ms + MAX_AHEAD_MS:
+    # The entry's time and not the clock's: a store whose clock was set back goes on.
+    if statement.created_at > around.sequenced_at + MAX_AHEAD_MS:
         raise StatementInvalid(
-            f"change set: expected created_at by {around.now_ms} ms, found"
+            f"change set: expected created_at by {around.sequenced_at} ms, found"
             f" {statement.created_at}; set the author's clock"
         )
     if statement.not_after < statement.created_at:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from control_plane.errors import (
+    ChecksumMismatch,
     Conflict,
     ControlPlaneError,
     InputInvalid,
@@ -37,6 +38,7 @@ _STATUS: tuple[tuple[type[ControlPlaneError], int], ...] = (
     (NotLive, 409),
     (BlobsMissing, 409),
     (InputInvalid, 400),
+    (ChecksumMismatch, 400),
     (Refused, 403),
     (TrustError, 403),
     (Unavailable, 503),

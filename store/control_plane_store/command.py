@@ -61,10 +61,9 @@ def now_ms() -> int:
 @click.option("--behind-proxy", is_flag=True, help="A proxy in front of the store ends TLS.")
 @click.option("--tls-certificate", type=FILE, help="Certificate chain, PEM.")
 @click.option("--tls-key", type=FILE, help="Its private key, PEM.")
-@click.pass_context
-def store(context: click.Context, **options: Any) -> None:
+def store(**options: Any) -> None:
     """Run the central store."""
-    if context.invoked_subcommand is not None:
+    if click.get_current_context().invoked_subcommand is not None:
         return
     for name in ("database", "keys"):
         if options[name] is None:
@@ -146,7 +145,9 @@ def _sequencer(
 
 @store.command("init")
 @database_option
-@click.option("--trust", required=True, type=FOLDER, help="Folder with root/ and targets.json.")
+@click.option(
+    "--trust", required=True, type=FOLDER, help="Folder with N.root.json and targets.json."
+)
 @click.option("--keys", required=True, type=FOLDER, help="Folder with log-<environment>.pem.")
 @click.option("--enrolment", type=FILE, help="Write trust.json for nodes here.")
 @click.option("--tokens", "token_folder", type=FOLDER, help="Write the first tokens here, 0600.")
@@ -186,10 +187,10 @@ def init(
         given = _first_tokens(created, audit, tuple(identities)) if token_folder else {}
     finally:
         created.close()
-    _write_secret(enrolment, Enrolment(folder.roots[-1], folder.targets, checkpoints).encode())
+    _write_new(enrolment, Enrolment(folder.roots[-1], folder.targets, checkpoints).encode(), 0o644)
     for name, secret in given.items():
         assert token_folder is not None
-        _write_secret(token_folder / f"{name}.token", f"{secret}\n".encode())
+        _write_new(token_folder / f"{name}.token", f"{secret}\n".encode(), 0o600)
     move_database(beside, database)
     if as_json:
         click.echo(json.dumps({"format": 1, "database": str(database), "origins": origins}))
@@ -253,7 +254,7 @@ def token_new(
     finally:
         opened.close()
     if out is not None:
-        _write_secret(out, f"{secret}\n".encode())
+        _write_new(out, f"{secret}\n".encode(), 0o600)
     elif as_json:
         click.echo(json.dumps({"format": 1, "name": name, "may": may, "token": secret}))
     else:
@@ -322,13 +323,13 @@ def _init_files(enrolment: Path | None, token_folder: Path | None) -> list[Path]
     return files + [token_folder / f"{may}.token" for may in tokens.MAY if token_folder]
 
 
-def _write_secret(path: Path | None, data: bytes) -> None:
-    """Write a new file only its owner may read, durably."""
+def _write_new(path: Path | None, data: bytes, mode: int) -> None:
+    """Write a file that was not there, durably."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError as error:
         raise Refused(f"{path}: expected no file, found one; remove it first") from error
     with os.fdopen(descriptor, "wb") as stream:
@@ -344,4 +345,3 @@ def _passphrase(path: Path | None) -> bytes | None:
         return path.read_bytes().rstrip(b"\r\n")
     except FileNotFoundError as error:
         raise NotFound(f"{path}: expected a passphrase file, found none") from error
-

@@ -1,4 +1,4 @@
-"""The logs' own keys: ``log-<environment>.pem`` for each, Ed25519 in PKCS #8, readable by the owner only."""
+"""The logs' own keys, ``log-<environment>.pem``, which a service reads that starts alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from control_plane.log.checkpoint import LogSigner
-from control_plane.publish.keyfiles import load_private_key
+from control_plane.publish.keyfiles import load_private_key, log_key_name
 
 
 def load_log_signers(
@@ -15,11 +15,11 @@ def load_log_signers(
     """A signer for each environment's log.
 
     Raises:
-        ControlPlaneError: a file is missing, readable by others, or holds no such key.
+        NotFound, KeyFileRefused, SyntaxInvalid: as ``load_private_key``.
     """
     return {
         environment: LogSigner(
-            origin, load_private_key(folder / f"log-{environment}.pem", passphrase)
+            origin, load_private_key(folder / f"{log_key_name(environment)}.pem", passphrase)
         )
         for environment, origin in origins.items()
     }

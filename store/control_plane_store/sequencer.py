@@ -439,7 +439,7 @@ class Sequencer:
         found = admit(envelope, statement, around)
         if isinstance(found, Waiting):
             if not dry_run:
-                _keep_waiting(transaction, log, found, around.now_ms)
+                _keep_waiting(transaction, log, found, around.sequenced_at)
                 return Pending(identity, found.threshold, found.found)
             return Rehearsal(identity, None, found.threshold, found.found)
         if dry_run:
@@ -448,7 +448,7 @@ class Sequencer:
         return self._append(batch, environment, found.leaf, found.accepted, found.required)
 
     def _surroundings(self, transaction: Transaction, position: Position) -> Surroundings:
-        log, now_ms = position.log, self._now_ms()
+        log = position.log
         assert position.policy is not None  # every log begins with a trust entry
 
         def heads(keys: tuple[Key, ...]) -> dict[Key, Head]:
@@ -458,8 +458,7 @@ class Sequencer:
             origin=log.origin,
             environment=log.environment,
             generation=log.generation + 1,
-            sequenced_at=max(now_ms, log.sequenced_at),
-            now_ms=now_ms,
+            sequenced_at=max(self._now_ms(), log.sequenced_at),
             policy=position.policy,
             heads=heads,
             blob=lambda digest: _blob(transaction, log.environment, digest),

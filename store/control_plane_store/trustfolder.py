@@ -1,4 +1,4 @@
-"""The folder of trust metadata: ``root/<version>.root.json`` and ``targets.json``."""
+"""The folder of trust metadata: ``<version>.root.json`` and ``targets.json``."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class TrustFolder:
         """
         named = [
             (int(match[1]), path)
-            for path in sorted((folder / "root").glob("*.root.json"))
+            for path in sorted(folder.glob("*.root.json"))
             if (match := _ROOT.fullmatch(path.name))
         ]
         targets = folder / "targets.json"
         if not named or not targets.is_file():
             raise NotFound(
-                f"{folder}: expected root/<version>.root.json and targets.json, found"
+                f"{folder}: expected <version>.root.json and targets.json, found"
                 f" {len(named)} roots; make them with 'control-plane keys init'"
             )
         roots = tuple(path.read_bytes() for _, path in sorted(named))
