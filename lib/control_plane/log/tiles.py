@@ -41,7 +41,8 @@ def parse_tile_path(path: str) -> tuple[int | str, int, int]:
     level: int | str = match["level"] if match["level"] == "entries" else int(match["level"])
     index = int(match["index"].replace("x", "").replace("/", ""))
     width = int(match["width"] or TILE_WIDTH)
-    if tile_path(level, index, width) != path or (level != "entries" and int(level) > MAX_LEVEL):
+    spelled = width <= TILE_WIDTH and tile_path(level, index, width) == path
+    if not spelled or (level != "entries" and int(level) > MAX_LEVEL):
         raise SyntaxInvalid(
             f"tile: expected the shortest spelling of a tile's path, found {path[:80]!r}"
         )
