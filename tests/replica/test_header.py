@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -46,16 +47,16 @@ def test_the_header_is_world_readable_whatever_the_umask(tmp_path):
         header.create_header(path, {})
     finally:
         os.umask(before)
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o644
 
 
 def test_a_header_is_never_replaced(tmp_path):
     path = str(tmp_path / "header")
     header.create_header(path, {header.GENERATION: 1})
-    inode = os.stat(path).st_ino
+    inode = Path(path).stat().st_ino
     with pytest.raises(FileExistsError):
         header.create_header(path, {header.GENERATION: 2})
-    assert os.stat(path).st_ino == inode
+    assert Path(path).stat().st_ino == inode
     assert header.map_header(path)[8 * header.GENERATION] == 1
 
 

@@ -1,6 +1,6 @@
 """How long a snapshot stays readable, and what it may cost."""
 
-import os
+from pathlib import Path
 
 import pytest
 
@@ -116,7 +116,7 @@ def test_pages_over_the_budget_shorten_the_grace_to_ten_seconds_and_no_less(
     overwrite(60)
     assert writer.txn_id - safe(folder) >= 10
     # Ten seconds offered and ten in leaving; without the budget it were 69 versions of 200 kB.
-    assert os.path.getsize(current_folder(folder) + "/data.mdb") < 32 * 200_000
+    assert (Path(current_folder(folder)) / "data.mdb").stat().st_size < 32 * 200_000
 
 
 def test_within_the_budget_the_grace_period_is_kept(folder, open_writer, put_flag, clock):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -192,7 +191,7 @@ def test_windows_is_sent_to_wsl(folder, open_writer, open_source, monkeypatch):
 def public_folder() -> Iterator[str]:
     """A folder that other users can reach (pytest's own is closed to them)."""
     path = tempfile.mkdtemp()
-    os.chmod(path, stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
+    Path(path).chmod(0o755)
     yield path
     shutil.rmtree(path)
 

@@ -1,7 +1,7 @@
 """A source through absence, appearance and swaps."""
 
-import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -70,11 +70,11 @@ def test_the_old_replica_serves_until_the_new_one_can_be_opened(
     with open_writer(rebuild=True) as writer:
         put_flag(writer, "x", b"new")
         writer.swap()
-    os.rename(folder + "/v1/2", folder + "/v1/away")
+    Path(folder, "v1/2").rename(Path(folder, "v1/away"))
     assert source.open() is old
     assert source.error is not None
     assert source.open().read(X)[1][0][-3:] == b"old"
-    os.rename(folder + "/v1/away", folder + "/v1/2")
+    Path(folder, "v1/away").rename(Path(folder, "v1/2"))
     clock.now += 1
     assert source.open().read(X)[1][0][-3:] == b"new"
     assert source.error is None
