@@ -114,3 +114,9 @@ class Forge:
 @pytest.fixture
 def forge() -> Forge:
     return Forge()
+
+
+@pytest.fixture(scope="session")
+def metadata_pair() -> tuple[bytes, bytes]:
+    """Good root and targets metadata, made once for tests that mutate them often."""
+    return Forge().root(), Forge().targets()

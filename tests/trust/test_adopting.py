@@ -61,7 +61,7 @@ def test_a_threshold_of_two_needs_two_root_keys(forge: Any) -> None:
     policy = adopt(None, [held], forge.targets(), at_ms=forge.before_expiry_ms)
     one = forge.root(2, keys=keys, threshold=2, signers=("root",))
     both = forge.root(2, keys=keys, threshold=2)
-    with pytest.raises(SignatureInvalid, match="expected good signatures by 2 keys .* found 1"):
+    with pytest.raises(SignatureInvalid, match=r"expected good signatures by 2 keys .* found 1"):
         adopt(policy, [one], policy.targets_bytes, at_ms=forge.before_expiry_ms)
     assert adopt(policy, [both], policy.targets_bytes, at_ms=0).root_version == 2
 

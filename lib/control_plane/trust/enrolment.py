@@ -91,10 +91,11 @@ class Enrolment:
         value = parse(data, what="trust.json", max_bytes=MAX_ENROLMENT_BYTES)
         if not isinstance(value, dict):
             raise SyntaxInvalid("trust.json: expected an object, found another value")
-        if value.get("format") != FORMAT:
-            raise FormatUnsupported(
-                f"trust.json: expected format {FORMAT}, found {str(value.get('format'))[:20]!r}"
-            )
+        found = value.get("format")
+        if type(found) is int and found > FORMAT:
+            raise FormatUnsupported(f"trust.json: expected format {FORMAT}, found {found}")
+        if type(found) is not int or found != FORMAT:
+            raise SyntaxInvalid(f"trust.json: expected format {FORMAT}, found {str(found)[:20]!a}")
         if sorted(value) != list(_FIELDS):
             raise SyntaxInvalid(f"trust.json: expected the fields {', '.join(_FIELDS)} only")
         checkpoints = value["checkpoints"]
