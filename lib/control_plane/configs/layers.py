@@ -272,23 +272,29 @@ class _Namespace:
 class _Defaults:
     """Fills in the schema's defaults, within a bound that no schema can multiply past."""
 
-    # As many places as a namespace may have leaves; a schema of doubling references ends here.
-    MAX_PLACES = 200_000
+    # Properties without a value that are asked for a default; a schema whose references double
+    # ends here instead of in an hour.
+    MAX_ASKED = 20_000
     MAX_REFERENCES = 32
 
     def __init__(self, schema: Any) -> None:
         self.root = schema
-        self._places = 0
+        self._asked = 0
 
-    def filled(self, schema: Any, node: Any, inside: frozenset[int] = frozenset()) -> Any:
+    def filled(self, schema: Any, node: Any) -> Any:
         """The node with the defaults below it; ``_ABSENT`` stays so when there are none."""
+        self._asked = 0
+        return self._filled(schema, node, frozenset())
+
+    def _filled(self, schema: Any, node: Any, inside: frozenset[int]) -> Any:
         chain = self._chain(schema)
-        self._count()
         if node is not _ABSENT:
             inside = frozenset()
         elif id(schema) in inside:
             # A schema that contains itself has no last default.
             return _ABSENT
+        else:
+            self._count()
         own = next((part["default"] for part in chain if "default" in part), _ABSENT)
         whole = node if own is _ABSENT else _over(_node(own, DEFAULT_LAYER), node)
         if whole is not _ABSENT and not _is_mapping(whole):
@@ -298,7 +304,7 @@ class _Defaults:
             return whole
         tree = dict(whole) if isinstance(whole, dict) else {}
         for key, inner in properties.items():
-            value = self.filled(inner, tree.get(key, _ABSENT), inside | {id(schema)})
+            value = self._filled(inner, tree.get(key, _ABSENT), inside | {id(schema)})
             if value is not _ABSENT:
                 tree[key] = value
         if whole is _ABSENT and not all(name in tree for name in _required(chain)):
@@ -327,12 +333,12 @@ class _Defaults:
         return place
 
     def _count(self) -> None:
-        self._places += 1
-        if self._places > self.MAX_PLACES:
+        self._asked += 1
+        if self._asked > self.MAX_ASKED:
             from control_plane.errors import ManifestInvalid
 
             raise ManifestInvalid(
-                f"expected at most {self.MAX_PLACES} defaults in the schema, found more",
+                f"expected at most {self.MAX_ASKED} defaults, found more at metadata.schema",
                 ("metadata", "schema"),
             )
 

@@ -84,34 +84,34 @@ class CompiledSchema:
         try:
             self._validator.validate(value)
         except self._error as error:
-            return self._worded(error)
+            return self._worded(error, titled=False)
         return None
 
     def nearest_finding(self, value: Json) -> Finding | None:
-        """The reason nearest the top of the value, where an author looks first."""
+        """The reason nearest the top of the value, where an author looks first.
+
+        For our own schemas, whose titles say what is expected in words.
+        """
         if self._validator.is_valid(value):
             return None
         errors = list(islice(self._validator.iter_errors(value), _MAX_FINDINGS))
-        return self._worded(min(errors, key=lambda error: len(error.instance_path)))
+        nearest = min(errors, key=lambda error: len(error.instance_path))
+        return self._worded(nearest, titled=True)
 
-    def _worded(self, error: Any) -> Finding:
+    def _worded(self, error: Any, *, titled: bool) -> Finding:
         branch = _telling_branch(error)
         if branch is not error:
-            return self._worded(branch)
-        path = tuple(error.instance_path)
-        title = self._title(error.schema_path)
-        expected, cure = _expected(error, self._at(error.schema_path[:-1]))
-        found = _found(error)
-        if "propertyNames" in error.schema_path:
-            expected, found = f"a key that is {expected}", f"the key {found}"
-        return Finding(path, title or expected, found, cure)
-
-    def _title(self, schema_path: list[Any]) -> str:
-        """What the schema itself calls the alternatives that all failed."""
-        if not schema_path or schema_path[-1] not in ("anyOf", "oneOf"):
-            return ""
-        place = self._at(schema_path[:-1])
-        return str(place.get("title", "")) if isinstance(place, Mapping) else ""
+            return self._worded(branch, titled=titled)
+        if error.kind.name == "propertyNames":
+            # A key has no place of its own: it is told at the mapping that has it.
+            inner = self._worded(error.kind.error, titled=titled)
+            path = tuple(error.instance_path)
+            return Finding(path, f"keys that are {inner.expected}", inner.found, inner.cure)
+        place = self._at(error.schema_path[:-1])
+        expected, cure = _expected(error, place)
+        if titled and error.kind.name in _TITLED and isinstance(place, Mapping):
+            expected = place.get("title", expected)
+        return Finding(tuple(error.instance_path), expected, _found(error), cure)
 
     def _at(self, schema_path: list[Any]) -> Any:
         place: Any = self._schema
@@ -335,15 +335,16 @@ def _expected(error: Any, place: Any) -> tuple[str, str]:
     return _OTHERS.get(name, f"what {name} asks"), ""
 
 
+_TITLED = ("anyOf", "oneOf", "pattern")
 _TYPES = {
     "object": "a mapping", "array": "a list", "string": "a string", "number": "a number",
     "integer": "a whole number", "boolean": "true or false", "null": "null",
 }  # fmt: skip
 _LIMITS = {
     "minimum": "at least {}", "maximum": "at most {}", "exclusiveMinimum": "more than {}",
-    "exclusiveMaximum": "less than {}", "minLength": "at least {} characters",
-    "maxLength": "at most {} characters", "minItems": "at least {} items",
-    "maxItems": "at most {} items", "minProperties": "at least {} fields",
+    "exclusiveMaximum": "less than {}", "minLength": "{} or more characters",
+    "maxLength": "at most {} characters", "minItems": "{} or more items",
+    "maxItems": "at most {} items", "minProperties": "{} or more fields",
     "maxProperties": "at most {} fields",
 }  # fmt: skip
 _OTHERS = {

@@ -77,9 +77,14 @@ def validate(document: Json, *, what: str | None = None, environment: str | None
     """
     known = _envelope(document, what)
     name = what or reference(known)
+    _check_depth(known, name)
     _check_size(known, name)
+    _check_rules(known, name, environment)
+
+
+def _check_rules(known: dict[str, Any], name: str, environment: str | None) -> None:
     _check_repeated(known, name)
-    finding = _validator(known["kind"]).nearest_finding(document)
+    finding = _validator(known["kind"]).nearest_finding(known)
     if finding is not None:
         raise refusal(name, finding)
     try:
@@ -126,7 +131,8 @@ def validate_blob(
         if document.get(key) != value:
             found = shown(document[key]) if key in document else "none"
             raise ManifestInvalid(f"{what}: expected the {key} {value}, found {found}", (key,))
-    validate(document, what=what, environment=environment)
+    # Depth and size were the parser's to check.
+    _check_rules(_envelope(document, what), what, environment)
     _check_checksum(document, what, checksum_sha256)
     return document
 
@@ -179,10 +185,13 @@ def _envelope(document: Json, what: str | None) -> dict[str, Any]:
     return document
 
 
-def _check_size(document: dict[str, Any], what: str) -> None:
+def _check_depth(document: dict[str, Any], what: str) -> None:
     for path, _ in _walk(document):
         if len(path) >= MAX_DEPTH:
             raise ManifestInvalid(f"{what}: expected at most {MAX_DEPTH} levels, found more", path)
+
+
+def _check_size(document: dict[str, Any], what: str) -> None:
     limit = max_bytes(document["kind"])
     try:
         size = len(blob(document))
@@ -222,8 +231,10 @@ def _check_checksum(document: Mapping[str, Json], what: str, expected: str | Non
     if expected is None and written is None:
         return
     found = checksum(document)
+    if written is None:
+        raise ChecksumMismatch(f"{what}: expected the field checksum_sha256 {found}, found none")
     for claim in (expected, written):
-        if claim != found:
+        if claim is not None and claim != found:
             raise ChecksumMismatch(f"{what}: expected checksum {claim}, found {found}")
 
 
@@ -284,17 +295,34 @@ def _check_merged(
         for tenant, values in merged_config(base, tenant_documents, environment):
             finding = compiled.first_finding(values)
             if finding is not None:
-                raise _merged_refusal(what, environment, tenant, finding)
+                raise _merged_refusal(what, base["metadata"], environment, tenant, finding)
 
 
 def _merged_refusal(
-    what: str, environment: str | None, tenant: str, finding: Finding
+    what: str,
+    metadata: Mapping[str, Any],
+    environment: str | None,
+    tenant: str,
+    finding: Finding,
 ) -> ManifestInvalid:
-    seen = ", ".join(
-        [environment or "any environment"] + ([f"tenant {tenant}"] if tenant != BASE_TENANT else [])
+    """The refusal at the highest layer that holds the place, so that it leads to a line."""
+    layers: list[Path] = [("tenants", tenant), ("environments", environment or ""), ("values",)]
+    layer = next(
+        (layer for layer in layers if _holds(metadata, (*layer, *finding.path))), layers[-1]
     )
-    worded = refusal(f"{what}: for {seen}", finding)
-    return ManifestInvalid(str(worded), ("metadata", "values", *finding.path))
+    seen = ([f"for {environment}"] if environment else []) + (
+        [f"for tenant {tenant}"] if tenant != BASE_TENANT else []
+    )
+    return refusal(": ".join([what, *seen]), finding, ("metadata", *layer))
+
+
+def _holds(value: Any, path: Path) -> bool:
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
 
 
 def _check_leaves(metadata: dict[str, Any], what: str) -> None:

@@ -23,7 +23,6 @@ import msgpack
 from control_plane.configs.layers import compile_config
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.compile import check_flag
-from control_plane.log.canonical import Json, parse_canonical
 from control_plane.manifests.environments import merged_flag
 from control_plane.names import MAX_MANIFEST_BYTES
 
@@ -80,6 +79,9 @@ def shard_body(blob: bytes) -> bytes:
         SyntaxInvalid: when the blob is not canonical JSON.
         ManifestInvalid: when it is not a sorted array of different strings.
     """
+    # Authors' and daemons' code, which a reader's bare install lacks; only they have shards.
+    from control_plane.log.canonical import parse_canonical
+
     members = parse_canonical(blob, what="segment shard", max_bytes=MAX_MANIFEST_BYTES)
     if not isinstance(members, list):
         raise ManifestInvalid("segment shard: expected an array of members, found another value")
@@ -89,7 +91,7 @@ def shard_body(blob: bytes) -> bytes:
     return packed
 
 
-def packed_members(members: Iterable[Json]) -> bytes:
+def packed_members(members: Iterable[Any]) -> bytes:
     """The sorted hashes of members, one after the other.
 
     Raises:
