@@ -120,9 +120,8 @@ class Health:
         self.stale = bool(state & STALE) or silent or unconfirmed
         reasons = [sentence for bit, sentence in STATE_REASONS if state & bit]
         if silent:
-            reasons.append(
-                f"silent: no heartbeat of the daemon for {self.heartbeat_age_seconds:.0f} s"
-            )
+            age = f"{self.heartbeat_age_seconds:.0f} s old"
+            reasons.append(f"silent: the daemon's last sign is {age}")
         if unconfirmed and not state & STALE:
             reasons.append(f"stale: the newest checkpoint is {self.age_seconds:.0f} s old")
         if error is not None:

@@ -120,10 +120,13 @@ def nearest_keys(reader: Reader, path: str) -> tuple[str, ...]:
 
     parent = path.rpartition(".")[0]
     for prefix in dict.fromkeys((parent, "")):
-        candidates = list(_candidates(reader, prefix, path.count(".") + 1))
-        nearest = get_close_matches(path, candidates, n=3, cutoff=0.7)
+        # Only what follows the prefix is compared: a long prefix would make everything alike.
+        start = len(prefix) + 1 if prefix else 0
+        candidates = _candidates(reader, prefix, path.count(".") + 1)
+        below = [candidate[start:] for candidate in candidates]
+        nearest = get_close_matches(path[start:], below, n=3, cutoff=0.7)
         if nearest:
-            return tuple(nearest)
+            return tuple(path[:start] + found for found in nearest)
     return ()
 
 

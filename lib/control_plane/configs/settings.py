@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 MAX_KEPT_VALUES = 65_536
 """Values one manager keeps; past it the table starts again, so tenants cannot fill the memory."""
 
+MAX_TENANT_BYTES = 128
+"""What the formats allow in a stored tenant."""
+
 _WORD = 8 * CONFIG_REVISION
 _TOMBSTONE = 8 * TOMBSTONE
 
@@ -399,8 +402,14 @@ def _checked_path(key: Key) -> str:
 
 
 def _checked_tenant(tenant_id: str | None) -> str:
+    """The tenant whose records to look for; empty for one that no replica can hold."""
     if tenant_id is None:
         return ""
-    if isinstance(tenant_id, str):
-        return tenant_id
-    raise TypeError(f"expected tenant_id as str or None, found {type(tenant_id).__name__}")
+    if not isinstance(tenant_id, str):
+        raise TypeError(f"expected tenant_id as str or None, found {type(tenant_id).__name__}")
+    try:
+        storable = len(tenant_id.encode()) <= MAX_TENANT_BYTES and "\0" not in tenant_id
+    except UnicodeEncodeError:
+        # A lone surrogate. Tenants come from requests: this one is unknown, not an error.
+        storable = False
+    return tenant_id if storable else ""

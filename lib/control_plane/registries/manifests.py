@@ -149,9 +149,12 @@ class _Manifest:
     def to_dict(self) -> dict[str, Any]:
         """The whole document with what the caller assigned, in containers of its own."""
         document: dict[str, Any] = fresh(self._loaded.document)
-        for name, value in self._own.items():
-            home = document if name in document else document["metadata"]
-            home[name] = fresh(value)
+        # Envelope first: ``metadata`` may be among it, and what was assigned by name wins.
+        of_metadata = [name for name in self._own if name not in document]
+        for name in self._own.keys() - of_metadata:
+            document[name] = fresh(self._own[name])
+        for name in of_metadata:
+            document["metadata"][name] = fresh(self._own[name])
         return document
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 
-from control_plane.configs.layers import tenant_of
+from control_plane.configs.layers import same, tenant_of
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.segments import shard_of
 from control_plane.log.canonical import canonical, sha256_hex
@@ -123,12 +123,19 @@ class Documents:
         ]
         return self.configs.get(name), tenants
 
-    def records(self, generation: int) -> dict[bytes, Body]:
-        """Every record of the replica; ``generation`` goes into the configuration's leaves."""
+    def records(self, generation: int, before: Mapping[bytes, Body]) -> dict[bytes, Body]:
+        """Every record of the replica.
+
+        A leaf of the configuration says which generation last made a difference to it:
+        ``generation``, unless ``before`` holds the same leaf.
+        """
         return {
             **dict(self._flag_records()),
             **dict(self._segment_records()),
-            **dict(self._config_records(generation)),
+            **{
+                key: _unless_same(leaf, before.get(key))
+                for key, leaf in self._config_records(generation)
+            },
             **dict(self._version_records()),
         }
 
@@ -178,6 +185,19 @@ class Documents:
     def _valid(self, document: dict[str, Any]) -> dict[str, Any]:
         validate(document, environment=self.environment)
         return document
+
+
+def _unless_same(leaf: Body, before: Body | None) -> Body:
+    """The leaf as it was before, if only its generation differs."""
+    if before is None:
+        return leaf
+    path, value, layer, _, *hidden = msgpack.unpackb(leaf[1])
+    then = msgpack.unpackb(before[1])
+    return (
+        before
+        if [path, layer, *hidden] == [then[0], then[2], *then[4:]] and same(value, then[1])
+        else leaf
+    )
 
 
 def _flag_metadata(flag: Mapping[str, Any] | bool) -> dict[str, Any]:

@@ -89,7 +89,8 @@ class ReplicaKit(ControlPlaneClient):
     def _publish(self, documents: Documents) -> int:
         """Write a whole generation and swap it in; on an error nothing has changed."""
         generation = self._generation + 1
-        records = self._dated(documents.records(generation), generation)
+        before = {key: body for key, (body, _) in self._records.items()}
+        records = self._dated(documents.records(generation, before), generation)
         folder = self._root / documents.environment
         # No sync: the replica ends with the test. No sleep: a restarted writer waits for readers
         # of the folder it goes on writing, and this one only ever writes folders nobody has read.

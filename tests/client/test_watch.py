@@ -1,0 +1,253 @@
+"""Watching configuration: once per generation that changed a value, whatever else happens."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from control_plane.configs import watch as watch_module
+from control_plane.configs.settings import ConfigManager
+from control_plane.configs.watch import Change
+
+WAIT_SECONDS = 10
+
+
+class Heard:
+    """A callback that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self._changes: queue.Queue[Change] = queue.Queue()
+
+    def __call__(self, change: Change) -> None:
+        self._changes.put(change)
+
+    def next(self) -> Change:
+        return self._changes.get(timeout=WAIT_SECONDS)
+
+    def nothing_more(self) -> bool:
+        return self._changes.empty()
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def watching_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name == "control-plane-watch"]
+
+
+def test_a_change_tells_key_old_new_generation_and_environment(stocked: Any, heard: Heard) -> None:
+    stocked.client().config.watch("database.pool", heard)
+    generation = stocked.config("database", {"pool": {"size": 6}})
+    change = heard.next()
+    assert change.key == "database.pool"
+    assert change.old == {"size": 50, "timeout": 1.5}
+    assert change.new == {"size": 6}
+    assert (change.generation, change.environment) == (generation, "production")
+    assert "6" not in repr(change).replace(str(generation), "")
+
+
+def test_it_fires_once_per_changing_generation_and_never_at_registration(
+    stocked: Any, heard: Heard
+) -> None:
+    stocked.client().config.watch("database.url", heard)
+    for number in range(5):
+        generation = stocked.config("database", {"url": f"u{number}", "other": 0})
+        assert heard.next().generation == generation
+        stocked.config("database", {"url": f"u{number}", "other": 1})
+    stocked.flag("new_ai_model", False)
+    stocked.config("limits", {"a": 1})
+    last = stocked.config("database", {"url": "last"})
+    assert heard.next().generation == last
+    assert heard.nothing_more()
+
+
+def test_generations_that_pass_during_a_callback_come_as_one_change(
+    stocked: Any, heard: Heard
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(change: Change) -> None:
+        heard(change)
+        entered.set()
+        assert go_on.wait(WAIT_SECONDS)
+
+    stocked.client().config.watch("database.url", slow)
+    first = stocked.config("database", {"url": "u1"})
+    assert entered.wait(WAIT_SECONDS)
+    for number in (2, 3):
+        last = stocked.config("database", {"url": f"u{number}"})
+    go_on.set()
+    changes = [heard.next(), heard.next()]
+    assert [(c.old, c.new, c.generation) for c in changes] == [
+        ("postgresql://db/app", "u1", first),
+        ("u1", "u3", last),
+    ]
+    stocked.config("database", {"url": "end"})
+    assert heard.next().new == "end"
+
+
+def test_it_goes_on_across_a_swapped_folder(stocked: Any, heard: Heard) -> None:
+    stocked.client().config.watch("database.url", heard)
+    stocked.swap()
+    moved = stocked.write(("with_config", ["database", {"url": "in the new folder"}]), swap=True)
+    change = heard.next()
+    assert (change.new, change.generation) == ("in the new folder", moved)
+    after = stocked.config("database", {"url": "and later"})
+    assert heard.next().generation == after
+    assert heard.nothing_more()
+
+
+def test_a_tenants_watch_hears_its_own_and_the_base(stocked: Any) -> None:
+    config = stocked.client().config
+    acme, base = Heard(), Heard()
+    config.watch("database.pool.size", acme, tenant_id="acme")
+    config.watch("database.pool.size", base)
+    stocked.config(
+        "database", {"values": {"pool": {"size": 50}}, "tenants": {"acme": {"pool": {"size": 1}}}}
+    )
+    change = acme.next()
+    assert (change.old, change.new, change.tenant_id) == (80, 1, "acme")
+    stocked.config("database", {"pool": {"size": 2}})
+    assert (acme.next().new, base.next().old) == (2, 50)
+
+
+def test_a_value_that_comes_or_goes_is_a_change_with_none(stocked: Any, heard: Heard) -> None:
+    stocked.client().config.watch("limits.a", heard)
+    stocked.config("limits", {"a": 1})
+    change = heard.next()
+    assert (change.old, change.new) == (None, 1)
+    stocked.config("limits", {"b": 1})
+    change = heard.next()
+    assert (change.old, change.new) == (1, None)
+
+
+def test_true_is_not_one(stocked: Any, heard: Heard) -> None:
+    stocked.config("limits", {"a": 1})
+    stocked.client().config.watch("limits", heard)
+    stocked.config("limits", {"a": True})
+    assert heard.next().new == {"a": True}
+
+
+def test_a_callback_that_raises_is_logged_and_disturbs_nobody(
+    stocked: Any, heard: Heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(change: Change) -> None:
+        raise RuntimeError("boom")
+
+    config = stocked.client().config
+    config.watch("database.url", broken)
+    config.watch("database.url", heard)
+    with caplog.at_level(logging.ERROR, logger="control_plane"):
+        for url in ("u1", "u2"):
+            stocked.config("database", {"url": url})
+            assert heard.next().new == url
+    assert [record.exc_info[0] for record in caplog.records] == [RuntimeError] * 2
+
+
+def test_what_a_callback_changes_is_its_own(stocked: Any, heard: Heard) -> None:
+    def spoiling(change: Change) -> None:
+        change.new["size"] = -1
+
+    config = stocked.client().config
+    config.watch("database.pool", spoiling)
+    config.watch("database.pool", heard)
+    stocked.config("database", {"pool": {"size": 1}})
+    stocked.config("limits", {"size": 1})
+    assert heard.next().new == {"size": 1}
+    stocked.config("database", {"pool": {"size": 2}})
+    assert heard.next().old == {"size": 1}
+
+
+def test_a_closed_watch_hears_nothing_and_the_others_go_on(stocked: Any, heard: Heard) -> None:
+    config = stocked.client().config
+    closed = Heard()
+    config.watch("database.url", closed).close()
+    config.watch("database.url", heard)
+    stocked.config("database", {"url": "u1"})
+    assert heard.next().new == "u1"
+    assert closed.nothing_more()
+
+
+def test_a_callback_may_end_its_own_watch_and_the_manager(stocked: Any, heard: Heard) -> None:
+    config = stocked.client().config
+
+    def once(change: Change) -> None:
+        config.close()
+        heard(change)
+
+    config.watch("database.url", once)
+    stocked.config("database", {"url": "u1"})
+    assert heard.next().new == "u1"
+    while watching_threads():
+        time.sleep(0.001)
+
+
+def test_there_is_one_thread_from_the_first_watch_until_close(stocked: Any, heard: Heard) -> None:
+    client = stocked.client()
+    client.config.get("database.url")
+    assert watching_threads() == []
+    client.config.watch("database.url", heard)
+    client.config.watch("database", heard)
+    assert len(watching_threads()) == 1
+    client.close()
+    assert watching_threads() == []
+
+
+def test_a_watch_stays_with_the_environment_it_was_made_in(stocked: Any, heard: Heard) -> None:
+    stocked.config("database", {"url": "sqlite://"}, environment="staging")
+    with ConfigManager(replica=str(stocked.root), environment="production") as config:
+        config.watch("database.url", heard)
+        config.load_environment("staging")
+        other = Heard()
+        config.watch("database.url", other)
+        stocked.config("database", {"url": "s"}, environment="staging")
+        stocked.config("database", {"url": "p"})
+        assert (other.next().environment, heard.next().environment) == ("staging", "production")
+        assert heard.nothing_more()
+        assert other.nothing_more()
+
+
+def test_a_replica_that_appears_later_is_a_change(node: Any, heard: Heard) -> None:
+    client = node.client()
+    client.config.watch("database.url", heard)
+    generation = node.config("database", {"url": "u1"})
+    change = heard.next()
+    assert (change.old, change.new, change.generation) == (None, "u1", generation)
+
+
+def test_without_inotify_it_polls(
+    stocked: Any, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "_open_inotify", lambda: (None, -1))
+    stocked.client().config.watch("database.url", heard)
+    stocked.config("database", {"url": "u1"})
+    assert heard.next().new == "u1"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_watches_again_after_its_next_watch(
+    stocked: Any, heard: Heard, in_child: Callable[..., str]
+) -> None:
+    config = stocked.client().config
+    config.watch("database.url", heard)
+
+    def child() -> object:
+        inherited = watching_threads()
+        config.watch("limits", Heard())
+        # The inherited watch tells what was published since the fork.
+        return inherited, heard.next().new
+
+    told = in_child(child, lambda: stocked.config("database", {"url": "after the fork"}))
+    assert told == "([], 'after the fork')"
+    assert heard.next().new == "after the fork"
+    stocked.config("database", {"url": "later"})
+    assert heard.next().new == "later"
+    assert heard.nothing_more()
