@@ -98,10 +98,10 @@ def record_key(kind: int, *fields: str) -> bytes:
     Raises:
         ValueError: a field holds a NUL or a lone surrogate, which no stored name does.
     """
-    parts = [field.encode() for field in fields]
-    if any(b"\0" in part for part in parts):
+    joined = "\0".join(fields).encode()
+    if joined.count(b"\0") != len(fields) - 1:
         raise ValueError(f"expected fields without NUL, found {fields!r}")
-    return bounded_key(bytes((kind,)) + b"\0".join(parts))
+    return bounded_key(bytes((kind,)) + joined)
 
 
 def bounded_key(key: bytes) -> bytes:

@@ -106,13 +106,8 @@ class Replica:
             ReplicaCorrupt: LMDB found the file damaged.
             ReplicaUnavailable: the replica was closed.
         """
-
-        def copy(transaction: Any) -> list[bytes | None]:
-            records = self._records
-            return [transaction.get(key, None, records) for key in keys]
-
         with self._lock:
-            return self._snapshot(copy)
+            return self._snapshot(_copy, keys)
 
     def scan(self, prefix: bytes, limit: int = 1 << 20) -> tuple[int, list[tuple[bytes, bytes]]]:
         """Return (transaction id, up to ``limit`` (key, raw record) pairs in key order).
@@ -120,12 +115,8 @@ class Replica:
         Raises:
             ReplicaBusy | ReplicaCorrupt | ReplicaUnavailable: as `read`.
         """
-
-        def copy(transaction: Any) -> list[tuple[bytes, bytes]]:
-            return _scan(transaction, self._records, prefix, limit)
-
         with self._lock:
-            return self._snapshot(copy)
+            return self._snapshot(_scan, prefix, limit)
 
     def view(self) -> View:
         """Return a view of the newest snapshot; it holds the replica open until it is closed.
@@ -156,7 +147,7 @@ class Replica:
 
     # Everything below runs under self._lock, or before the replica is shared.
 
-    def _snapshot(self, copy: Callable[[Any], Result]) -> tuple[int, Result]:
+    def _snapshot(self, copy: Callable[..., Result], *arguments: object) -> tuple[int, Result]:
         words = self.words
         failure: Exception | None = None
         for _ in range(ROUNDS):
@@ -164,7 +155,7 @@ class Replica:
             try:
                 if words[_SAFE] > txn_id:
                     continue
-                copied = copy(transaction)
+                copied = copy(transaction, self._records, *arguments)
             except lmdb.Error as error:
                 # LMDB met pages that make no sense. If the snapshot has expired, that is why.
                 failure = error
@@ -223,10 +214,6 @@ class Replica:
                 return
         raise _busy(self.directory)
 
-    def _generation(self, transaction: Any) -> int:
-        value = transaction.get(b"generation", b"", self._log)
-        return int.from_bytes(value, "little")
-
 
 class View:
     """One snapshot, held: everything read through it is of the same generation.
@@ -251,7 +238,8 @@ class View:
         Raises:
             ViewExpired: see `read`.
         """
-        return self._checked(self._replica._generation)
+        [value] = self._checked(_copy, self._replica._log, (b"generation",))
+        return int.from_bytes(value or b"", "little")
 
     def read(self, *keys: bytes) -> list[bytes | None]:
         """Return the raw record of each key, None where there is none.
@@ -261,8 +249,7 @@ class View:
                 process forked.
             ReplicaCorrupt: LMDB found the file damaged.
         """
-        records = self._replica._records
-        return self._checked(lambda txn: [txn.get(key, None, records) for key in keys])
+        return self._checked(_copy, self._replica._records, keys)
 
     def scan(
         self, prefix: bytes, limit: int = 1 << 20, database: Any = None
@@ -275,7 +262,7 @@ class View:
             ViewExpired | ReplicaCorrupt: as `read`.
         """
         handle = self._replica._records if database is None else database
-        return self._checked(lambda transaction: _scan(transaction, handle, prefix, limit))
+        return self._checked(_scan, handle, prefix, limit)
 
     def close(self) -> None:
         """Drop the snapshot; every later read raises `ViewExpired`. May be called again."""
@@ -300,7 +287,7 @@ class View:
     ) -> None:
         self.close()
 
-    def _checked(self, copy: Callable[[Any], Result]) -> Result:
+    def _checked(self, copy: Callable[..., Result], *arguments: object) -> Result:
         replica = self._replica
         words = replica.words
         with replica._lock:
@@ -313,7 +300,7 @@ class View:
             if words[_SAFE] > self.txn_id:
                 raise self._expired()
             try:
-                copied = copy(self._transaction)
+                copied = copy(self._transaction, *arguments)
             except lmdb.Error as error:
                 if words[_SAFE] > self.txn_id:
                     raise self._expired() from error
@@ -422,6 +409,11 @@ def _open_environment(directory: str) -> Any:
         raise ReplicaUnavailable(
             f"{directory}: expected a replica that can be opened, found: {error}"
         ) from error
+
+
+def _copy(transaction: Any, database: Any, keys: tuple[bytes, ...]) -> list[bytes | None]:
+    get = transaction.get
+    return [get(key, None, database) for key in keys]
 
 
 def _scan(transaction: Any, database: Any, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
