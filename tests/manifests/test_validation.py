@@ -281,7 +281,7 @@ def test_a_pattern_that_would_backtrack_is_judged_at_once(manifest: Make) -> Non
 
 
 def test_a_tenants_own_manifest_is_judged_with_the_schema_of_its_base(manifest: Make) -> None:
-    own = {
+    own: dict[str, Any] = {
         "kind": "config",
         "name": "database@acme",
         "metadata": {"values": {"pool": {"size": "x"}}},
