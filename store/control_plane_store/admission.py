@@ -90,7 +90,7 @@ class NotLive(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a set is judged against: the log's position, policy, heads and blobs, and the entry's time."""
+    """What a set is judged against: position, policy, heads, blobs, and the entry's time."""
 
     origin: str
     environment: str

@@ -7,6 +7,7 @@ import copy
 import functools
 import io
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, T
 from control_plane.log.canonical import canonical, sha256_hex
 from control_plane.log.checkpoint import LogSigner
 from control_plane.log.envelope import MANIFEST_PAYLOAD_TYPE, Envelope, Signature, pae
-from control_plane.log.statements import Change, change_set
+from control_plane.log.statements import Change, ChangeSet, change_set
 from control_plane.manifests.documents import blob, content, sealed
 from control_plane.trust.state import LogIdentity, restore
 from control_plane_store import tokens
@@ -300,19 +301,71 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def database(tmp_path: Path, installation: Installation, clock: Clock) -> Iterator[Database]:
-    """A new store's database: index 0 and a first checkpoint of each environment."""
-    created = Database.create(tmp_path / "store.sqlite3")
-    sequencer = new_sequencer(created, installation, clock)
-    begun = sequencer.begin_logs(
-        installation.identities(), installation.roots, installation.targets
-    )
+@pytest.fixture(scope="session")
+def _new_store(tmp_path_factory: pytest.TempPathFactory, _template: Installation) -> Path:
+    """A closed new store's file, which tests copy."""
+    path = tmp_path_factory.mktemp("template") / "new.sqlite3"
+    created = Database.create(path)
+    sequencer = new_sequencer(created, _template, Clock())
+    begun = sequencer.begin_logs(_template.identities(), _template.roots, _template.targets)
     sequencer.work()
     begun.result()
     sequencer.publish_all()
-    yield created
     created.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def _lived_in_store(
+    tmp_path_factory: pytest.TempPathFactory, _new_store: Path, _template: Installation
+) -> Path:
+    """As above, with a live flag, a deleted one, one reverted to its first bytes, and an agent."""
+    path = tmp_path_factory.mktemp("template") / "lived-in.sqlite3"
+    shutil.copy(_new_store, path)
+    opened = Database.open(path)
+    sequencer = new_sequencer(opened, _template, Clock())
+
+    def take(change: Change, data: bytes = b"") -> None:
+        if data:
+            sequencer.put_blob("production", sha256_hex(data), data)
+        envelope = _template.envelope(change)
+        statement = ChangeSet.from_payload(envelope.payload)
+        taken = sequencer.submit("production", envelope, statement)
+        sequencer.work()
+        taken.result()
+
+    kit = _template
+    take(kit.put(kit.flag("pilot")), kit.flag("pilot"))
+    take(kit.put(kit.flag("gone")), kit.flag("gone"))
+    take(Change(action="delete", kind="flag", name="gone", replaces=3))
+    take(kit.put(kit.flag("moved")), kit.flag("moved"))
+    take(kit.put(kit.flag("moved", default="on"), 5), kit.flag("moved", default="on"))
+    take(kit.put(kit.flag("moved"), 6), kit.flag("moved"))
+    take(kit.put(kit.agent()), kit.agent())
+    sequencer.publish_all()
+    opened.close()
+    return path
+
+
+@pytest.fixture
+def database(tmp_path: Path, _new_store: Path) -> Iterator[Database]:
+    """A new store's database: index 0 and a first checkpoint of each environment."""
+    shutil.copy(_new_store, tmp_path / "store.sqlite3")
+    opened = Database.open(tmp_path / "store.sqlite3")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def lived_in(
+    tmp_path: Path, _lived_in_store: Path, installation: Installation, clock: Clock
+) -> AsyncIterator[Served]:
+    """A store whose production log stands at generation 8."""
+    shutil.copy(_lived_in_store, tmp_path / "lived-in.sqlite3")
+    opened = Database.open(tmp_path / "lived-in.sqlite3")
+    async with serving(opened, installation, clock) as running:
+        yield running
+    opened.close()
 
 
 def new_sequencer(

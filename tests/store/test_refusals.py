@@ -306,21 +306,6 @@ TABLE: list[tuple[Callable[[Bad], bytes], int, str]] = [
 ]
 
 
-@pytest.fixture
-async def lived_in(served: Any) -> Any:
-    """A log with a live flag, a deleted one, one reverted to its first bytes, and an agent."""
-    kit = served.installation
-    await served.publish(kit.flag("pilot"))
-    await served.publish(kit.flag("gone"))
-    delete = Change(action="delete", kind="flag", name="gone", replaces=3)
-    assert (await served.submit(kit.envelope(delete))).status == 201
-    assert await served.publish(kit.flag("moved")) == 5
-    assert await served.publish(kit.flag("moved", default="on"), replaces=5) == 6
-    assert await served.publish(kit.flag("moved"), replaces=6) == 7
-    assert await served.publish(kit.agent()) == 8
-    return served
-
-
 @pytest.mark.parametrize(
     ("case", "status", "code"), TABLE, ids=[case.__name__ for case, _, _ in TABLE]
 )
