@@ -1,0 +1,190 @@
+"""The store as its operator runs it: a real process, real key files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from control_plane.errors import ControlPlaneError, InputInvalid, Refused
+from control_plane.log.statements import Change, change_set
+from control_plane.publish.client import StoreClient
+from control_plane.publish.keyfiles import Trust, create_trust, sign_envelope
+from control_plane.trust.enrolment import Enrolment
+from control_plane_store.command import store, token
+from control_plane_store.listening import Listen, check_reach
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return create_trust(
+        tmp_path_factory.mktemp("installation"), environments=("production", "staging")
+    )
+
+
+def run(command: Any, *arguments: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(each) for each in arguments])
+
+
+@pytest.fixture
+def folder(trust: Trust, tmp_path: Path) -> Path:
+    """A folder with a new store, its enrolment and first tokens."""
+    result = run(
+        store, "init", "--database", tmp_path / "store.sqlite3",
+        "--trust", trust.trust_directory, "--keys", trust.keys_directory,
+        "--enrolment", tmp_path / "trust.json", "--tokens", tmp_path / "tokens",
+    )  # fmt: skip
+    assert result.exception is None, result.output
+    return tmp_path
+
+
+@contextmanager
+def running(folder: Path, trust: Trust, listen: str = "127.0.0.1:0") -> Iterator[tuple[Any, str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "control_plane", "store", "--database", folder / "store.sqlite3",
+         "--keys", trust.keys_directory, "--listen", listen],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("store ready at "), process.stderr.read()
+        yield process, line.removeprefix("store ready at ").strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def secret(folder: Path, name: str) -> str:
+    return (folder / "tokens" / f"{name}.token").read_text().strip()
+
+
+def kill_flag(trust: Trust, name: str, now_ms: int) -> Any:
+    change = Change(action="put", kind="kill", name=name, replaces=None, value={"variant": None})
+    statement, _ = change_set(
+        "hello/production/1", [change],
+        created_at=now_ms, not_after=now_ms + 60_000, reason="", verb="kill",
+    )  # fmt: skip
+    return sign_envelope(statement.envelope(), trust.signers["author"])
+
+
+def test_init_makes_all_a_first_start_needs(folder: Path, trust: Trust) -> None:
+    enrolment = Enrolment.decode((folder / "trust.json").read_bytes())
+    assert sorted(enrolment.checkpoints) == ["production", "staging"]
+    assert enrolment.root == trust.root
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["audit.jsonl", "store.sqlite3", "tokens", "trust.json"]
+    private = [folder / "store.sqlite3", *(folder / "tokens").iterdir()]
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
+    assert len(list((folder / "tokens").iterdir())) == 2
+
+
+def test_init_never_overwrites(folder: Path, trust: Trust) -> None:
+    before = (folder / "store.sqlite3").read_bytes()
+    result = run(
+        store, "init", "--database", folder / "store.sqlite3",
+        "--trust", trust.trust_directory, "--keys", trust.keys_directory,
+    )  # fmt: skip
+    assert isinstance(result.exception, Refused)
+    assert (folder / "store.sqlite3").read_bytes() == before
+
+
+def test_what_a_store_took_survives_its_being_killed(folder: Path, trust: Trust) -> None:
+    with running(folder, trust) as (process, url):
+        now_ms = os.stat(folder / "trust.json").st_mtime_ns // 1_000_000  # noqa: PTH116
+        envelope = kill_flag(trust, "pilot", now_ms)
+        with StoreClient(url, secret(folder, "submit")) as client:
+            taken = client.submit("production", envelope)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with running(folder, trust) as (_, url), StoreClient(url, secret(folder, "submit")) as client:
+        again = client.submit("production", envelope)
+        assert (taken.generation, again.generation, again.repeated) == (2, 2, True)
+        assert client.checkpoint("production", 1).startswith(b"hello/production/1\n2\n")
+
+
+def test_a_terminated_store_drains_and_ends_with_0(folder: Path, trust: Trust) -> None:
+    with running(folder, trust) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == ""
+    assert not (folder / "store.sqlite3-wal").exists()
+
+
+def test_a_unix_socket_serves_its_owner(folder: Path, trust: Trust) -> None:
+    path = folder / "socket"
+    with running(folder, trust, f"unix:{path}") as (_, url):
+        assert url == f"unix:{path}"
+        assert path.stat().st_mode & 0o077 == 0
+        with StoreClient(url, secret(folder, "follow")) as client:
+            assert client.follow("production", epoch=1, size=0)["first"] == 0
+
+
+def test_newer_trust_metadata_is_appended_at_start(folder: Path, trust: Trust) -> None:
+    from control_plane_store.command import _sequencer
+    from control_plane_store.database import Database
+
+    opened = Database.open(folder / "store.sqlite3")
+    writer = _sequencer(
+        opened, trust.keys_directory, trust.trust_directory, None, lambda environment, log: None
+    )
+    opened.close()
+    # Nothing is newer: the folder is the one the store was made with.
+    assert writer.position("production").log.frontier.size == 1
+
+
+def test_tokens_are_made_listed_and_revoked(folder: Path) -> None:
+    database = folder / "store.sqlite3"
+    made = run(token, "new", "ci", "-e", "production", "--may", "submit", "--database", database)
+    assert made.output.startswith("cpt_")
+    listed = json.loads(run(token, "list", "--json", "--database", database).output)
+    assert ("ci", "submit", None) in {
+        (row["name"], row["may"], row["revoked_at"]) for row in listed["tokens"]
+    }
+    assert made.output.strip() not in json.dumps(listed)
+    run(token, "revoke", "ci", "--database", database)
+    again = run(token, "revoke", "ci", "--database", database)
+    assert isinstance(again.exception, ControlPlaneError)
+    events = [json.loads(line) for line in (folder / "audit.jsonl").read_bytes().splitlines()]
+    assert [event["event"] for event in events[-2:]] == ["token-new", "token-revoked"]
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:7840", "[::1]:0", "localhost:1", "unix:/run/s"])
+def test_local_places_need_no_tls(place: str) -> None:
+    check_reach(Listen.parse(place), tls=False, behind_proxy=False)
+
+
+def test_beyond_loopback_the_store_wants_tls_or_a_proxy() -> None:
+    everywhere = Listen.parse("0.0.0.0:7840")
+    with pytest.raises(Refused, match="--behind-proxy"):
+        check_reach(everywhere, tls=False, behind_proxy=False)
+    check_reach(everywhere, tls=True, behind_proxy=False)
+    check_reach(everywhere, tls=False, behind_proxy=True)
+
+
+@pytest.mark.parametrize("place", ["7840", "host:", ":1", "host:65536", "unix:", "host:-1"])
+def test_a_place_of_another_form_is_refused(place: str) -> None:
+    with pytest.raises(InputInvalid, match="--listen"):
+        Listen.parse(place)
+
+
+def test_a_taken_port_is_named(folder: Path, trust: Trust, tmp_path: Path) -> None:
+    with running(folder, trust) as (_, url):
+        place = url.removeprefix("http://")
+        (tmp_path / "other").mkdir()
+        other = tmp_path / "other" / "store.sqlite3"
+        run(
+            store, "init", "--database", other,
+            "--trust", trust.trust_directory, "--keys", trust.keys_directory,
+        )  # fmt: skip
+        result = run(store, "--database", other, "--keys", trust.keys_directory, "--listen", place)
+    assert isinstance(result.exception, Refused)
+    assert "expected a free port, found address already in use" in str(result.exception)
