@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from control_plane.configs.layers import merged_config
-from control_plane.manifests.documents import Document
-from control_plane.manifests.loader import load_paths
+from control_plane.manifests.loader import Document, load_paths
 from control_plane.manifests.validation import validate_document
 from control_plane.replica.compile import config_records, flag_body, segment_body
 from control_plane.replica.resolution import Offered, resolve

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from control_plane.errors import ManifestInvalid
@@ -23,27 +22,6 @@ SEALS = ("checksum_sha256", "signature")
 """The envelope's fields that say something about the content and are not part of it."""
 
 _SIGNATURE_PARTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A manifest and where it came from."""
-
-    value: dict[str, Json]
-    source: str
-    data: bytes = field(repr=False, default=b"")
-
-    @property
-    def reference(self) -> str:
-        """``tool/crm_tool@1.2.0``."""
-        return reference(self.value)
-
-    def place(self, path: tuple[str | int, ...]) -> str:
-        """``file:line:column`` of the value at this path, as editors and terminals link it."""
-        from control_plane.manifests.loader import locate
-
-        found = locate(self.data, path, what=self.source) if self.data else None
-        return f"{self.source}:{found[0]}:{found[1]}" if found else self.source
 
 
 def content(document: Mapping[str, Json]) -> bytes:

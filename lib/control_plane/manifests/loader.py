@@ -19,12 +19,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from control_plane.errors import InputInvalid, MissingExtra, SyntaxInvalid
 from control_plane.log.canonical import Json, parse
-from control_plane.manifests.documents import Document, reference
+from control_plane.manifests.documents import reference
 from control_plane.names import MAX_CONFIG_BYTES, MAX_DEPTH, MAX_INTEGER
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -40,6 +41,25 @@ _EXPONENT_FORM = 1e21
 class _Mark(Protocol):
     line: int
     column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A manifest and where it came from."""
+
+    value: dict[str, Json]
+    source: str
+    data: bytes = field(repr=False, default=b"")
+
+    @property
+    def reference(self) -> str:
+        """``tool/crm_tool@1.2.0``."""
+        return reference(self.value)
+
+    def place(self, path: tuple[str | int, ...]) -> str:
+        """``file:line:column`` of the value at this path, as editors and terminals link it."""
+        found = locate(self.data, path, what=self.source) if self.data else None
+        return f"{self.source}:{found[0]}:{found[1]}" if found else self.source
 
 
 def load_yaml(data: bytes, *, what: str, max_bytes: int = MAX_CONFIG_BYTES) -> Json:

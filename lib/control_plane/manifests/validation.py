@@ -30,7 +30,6 @@ from control_plane.errors import (
 from control_plane.log.canonical import Json, parse_canonical
 from control_plane.manifests.documents import (
     KINDS,
-    Document,
     blob,
     checksum,
     reference,
@@ -46,6 +45,7 @@ from control_plane.manifests.json_schema import (
     shown,
     written_path,
 )
+from control_plane.manifests.loader import Document
 from control_plane.names import (
     MAX_CONFIG_BYTES,
     MAX_CONFIG_LEAVES,

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from control_plane.schemas import copy_to
 
-_ARGUMENTS = 2
 
-
-def main(arguments: list[str]) -> int:
-    """Copy to the folder named; 2 when none is."""
-    if len(arguments) != _ARGUMENTS:
-        print("usage: python -m control_plane.schemas DIR", file=sys.stderr)
-        return 2
-    for path in copy_to(Path(arguments[1])):
+def main() -> None:
+    """Copy to the folder named on the command line and print what was written."""
+    parser = ArgumentParser(prog="python -m control_plane.schemas", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="where the copies go; made if needed")
+    for path in copy_to(parser.parse_args().folder):
         print(path)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    main()
