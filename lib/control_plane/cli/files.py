@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from control_plane.errors import NotFound
-from control_plane.manifests.documents import Document, reference
-from control_plane.manifests.loader import SUFFIXES, load_paths
+from control_plane.manifests.documents import reference
+from control_plane.manifests.loader import Document, document_files, load_file, load_paths
 from control_plane.manifests.validation import validate_document
 
 KIND_ORDER: Final = ("segment", "config", "tool", "agent", "flag")
@@ -52,7 +52,7 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
     """
     named = [Path(path) for path in paths]
     _require(named)
-    files = [file for path in named for file in _below(path)]
+    files = document_files(named)
     if not files:
         raise NotFound(f"{', '.join(map(str, named))}: expected documents, found none")
     return files
@@ -64,22 +64,7 @@ def read_document(path: Path) -> DocumentFile:
     Raises:
         SyntaxInvalid, ManifestInvalid: the document is out of form.
     """
-    from control_plane.manifests.loader import load_file
-
     return _checked(load_file(path))
-
-
-def _below(path: Path) -> list[Path]:
-    """A file itself, or what ``load_paths`` would take from a folder."""
-    if not path.is_dir():
-        return [path]
-    return [
-        file
-        for child in sorted(path.iterdir())
-        if not (child.name.startswith(".") or child.name.endswith(".schema.json"))
-        if child.is_dir() or child.suffix in SUFFIXES
-        for file in _below(child)
-    ]
 
 
 def _checked(document: Document) -> DocumentFile:
