@@ -42,8 +42,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=stderr,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(variables or {})},
-            # Ctrl-C reaches the whole foreground group; we end our children in our own order.
-            start_new_session=True,
+            # In our process group: whoever kills the group, even at once, leaves no child behind.
         )
         self._reader = threading.Thread(target=self._read, name=f"{name} output", daemon=True)
         self._reader.start()

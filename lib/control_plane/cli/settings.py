@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from control_plane.trust.state import Policy
 
 FOLDER: Final = ".control-plane"
+RUNNING: Final = "store.url"
+"""Written by ``up`` while it runs: with another --listen, the project's verbs follow it there."""
+
 DEFAULT_STORE: Final = "http://127.0.0.1:7840"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -48,6 +51,19 @@ class Project:
     def private(self) -> Path:
         """The folder of keys, tokens and the store's database (0700)."""
         return self.folder / self.private_name
+
+    @property
+    def running_store(self) -> str:
+        """Where ``up`` runs the store now; else where the project says it is."""
+        try:
+            text = (self.private / RUNNING).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return self.store
+        return text.strip() or self.store
+
+    def owns(self, store: str) -> bool:
+        """Whether that is this project's own store, which its tokens and keys are for."""
+        return store in (self.store, self.running_store)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``."""
@@ -122,7 +138,7 @@ class Settings:
     def store(self) -> str:
         """The store's URL."""
         project = self.project
-        return self.given("store", "STORE") or (project.store if project else DEFAULT_STORE)
+        return self.given("store", "STORE") or (project.running_store if project else DEFAULT_STORE)
 
     def token(self, name: str) -> str | None:
         """The bearer token for the store; ``name`` is ``submit`` or ``follow``."""
@@ -190,7 +206,7 @@ class Settings:
 
     def _of_project(self, name: str) -> str | None:
         project = self.project
-        if project is None or self.store != project.store:
+        if project is None or not project.owns(self.store):
             return None
         return self._project_file(name)
 
@@ -251,7 +267,7 @@ def trusted_origins(found: Settings) -> dict[str, str]:
     trust says nothing about it.
     """
     if not found.options.get("trust") and (
-        (project := found.project) is None or project.store != found.store
+        (project := found.project) is None or not project.owns(found.store)
     ):
         return {}
     if found.enrolment_file() is None:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from control_plane.cli.settings import Project, Settings, find_project, read_project, settings
+from control_plane.cli.settings import (
+    RUNNING,
+    Project,
+    Settings,
+    find_project,
+    read_project,
+    settings,
+)
 from control_plane.errors import ControlPlaneError, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -41,9 +48,11 @@ def up(folder: str | None, listen: str | None, replica: str | None, take_over: b
     with ExitStack() as stack, _stop_signals() as stop:
         store, url = services.start_store(project, address, say=_say("store"))
         stack.callback(store.stop)
+        stack.enter_context(_announced(project, url))
+        click.echo(f"store    {url}")
         daemon = services.start_daemon(project, url, root, project.environments, say=_say("daemon"))
         stack.callback(daemon.stop)
-        click.echo(f"replica: {root}")
+        click.echo(f"replica  {root}")
         _publish(project, url, take_over)
         click.echo(f"ready; watching {project.manifests}, Ctrl-C ends")
         _follow(project, url, take_over, stop, (store, daemon))
@@ -137,7 +146,24 @@ def _follow(
 
 
 def _say(name: str) -> Callable[[str], None]:
-    return lambda line: click.echo(line if line.startswith(name) else f"{name}: {line}")
+    """Pass a child's lines on, but for "ready": that word is ours, once everything is."""
+
+    def say(line: str) -> None:
+        if not line.startswith(f"{name} ready"):
+            click.echo(f"{name}: {line}")
+
+    return say
+
+
+@contextmanager
+def _announced(project: Project, url: str) -> Iterator[None]:
+    """Tell the project's other commands where the store is, for as long as it is there."""
+    path = project.private / RUNNING
+    path.write_text(url + "\n", encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,0 +1,174 @@
+"""What the command line refuses: its exit code, its one line, and that nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control_plane.publish.keyfiles import new_key
+
+Cli = Callable[..., Any]
+Make = Callable[..., dict[str, Any]]
+Write = Callable[..., Path]
+
+
+def state(cli: Cli, project: Any) -> dict[str, Any]:
+    """Size, root and heads of production, verified from the first entry."""
+    ran = cli("log", "verify", "-e", "production", "--json", cwd=project.folder)
+    assert ran.code == 0, ran.err
+    return {name: ran.json[name] for name in ("size", "root", "heads_root")}
+
+
+def refused(cli: Cli, project: Any, code: int, words: str, *arguments: object) -> None:
+    """The command ends with the code and one line that holds the words; nothing changed."""
+    before = state(cli, project)
+    ran = cli(*arguments, cwd=project.folder)
+    assert (ran.code, ran.out) == (code, ""), ran.err
+    assert ran.err.startswith("control-plane: ")
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
+    assert state(cli, project) == before
+
+
+def test_a_schema_violation_is_refused(cli: Cli, project: Any, write: Write, flag: Make) -> None:
+    path = write(flag("f_bad", colour="blue"))
+    refused(cli, project, 1, "colour", "apply", "-f", path, "-e", "production")
+
+
+def test_one_bad_file_keeps_all_others_out(
+    cli: Cli, project: Any, write: Write, flag: Make, tmp_path: Path
+) -> None:
+    write(flag("f_good"), tmp_path / "mixed")
+    write(flag("f_bad", colour="blue"), tmp_path / "mixed")
+    refused(cli, project, 1, "f_bad", "apply", "-f", tmp_path / "mixed", "-e", "production")
+
+
+def test_a_wrong_checksum_is_a_trust_failure(
+    cli: Cli, project: Any, write: Write, tool: Make
+) -> None:
+    path = write({**tool("t_sum"), "checksum_sha256": "0" * 63 + "a"})
+    words = "tool/t_sum@1.0.0: expected checksum 0000"
+    refused(cli, project, 6, words, "apply", "-f", path, "-e", "production")
+
+
+def test_a_key_that_trust_does_not_know_is_a_trust_failure(
+    cli: Cli, project: Any, write: Write, flag: Make, tmp_path: Path
+) -> None:
+    new_key(tmp_path / "stranger.pem")
+    arguments = ("apply", "-f", write(flag("f_key")), "-e", "production")
+    refused(cli, project, 6, "key", *arguments, "--key", tmp_path / "stranger.pem")
+
+
+def test_a_published_version_keeps_its_content(
+    cli: Cli, project: Any, write: Write, tool: Make
+) -> None:
+    path = write(tool("t_again"))
+    assert cli("apply", "-f", path, "-e", "production", cwd=project.folder).code == 0
+    write(tool("t_again", description="another"))
+    refused(cli, project, 1, "t_again", "apply", "-f", path, "-e", "production")
+
+
+def test_a_change_that_lost_the_race_is_a_conflict(
+    cli: Cli, project: Any, write: Write, flag: Make, tmp_path: Path
+) -> None:
+    path, out = write(flag("f_race")), tmp_path / "change.json"
+    apply = ("apply", "-f", path, "-e", "production")
+    assert cli(*apply, "--out", out, cwd=project.folder).code == 0
+    assert cli(*apply, cwd=project.folder).code == 0
+    refused(cli, project, 5, "flag/f_race", "submit", out)
+
+
+def test_a_submitted_change_may_be_sent_again(
+    cli: Cli, project: Any, write: Write, flag: Make, tmp_path: Path
+) -> None:
+    out = tmp_path / "change.json"
+    cli("apply", "-f", write(flag("f_twice")), "-e", "production", "--out", out, cwd=project.folder)
+    first = cli("submit", out, "--json", cwd=project.folder)
+    before = state(cli, project)
+    second = cli("submit", out, "--json", cwd=project.folder)
+    assert (first.json["repeated"], second.json["repeated"]) == (False, True)
+    assert first.json["generation"] == second.json["generation"]
+    assert state(cli, project) == before
+
+
+def test_a_change_file_edited_on_its_way_is_a_trust_failure(
+    cli: Cli, project: Any, write: Write, flag: Make, tmp_path: Path
+) -> None:
+    out = tmp_path / "change.json"
+    cli("apply", "-f", write(flag("f_edit")), "-e", "production", "--out", out, cwd=project.folder)
+    value = json.loads(out.read_text())
+    value["blobs"] = dict.fromkeys(value["blobs"], "e30=")
+    out.write_text(json.dumps(value))
+    refused(cli, project, 6, "expected blob", "submit", out)
+
+
+def test_a_store_that_is_down_is_exit_4(cli: Cli, write: Write, flag: Make, tmp_path: Path) -> None:
+    new_key(tmp_path / "k.pem")
+    arguments = ("apply", "-f", write(flag("f")), "-e", "production", "--key", tmp_path / "k.pem")
+    ran = cli(*arguments, "--store", f"unix:{tmp_path}/none.sock")
+    assert ran.code == 4
+    assert "expected a store, found no such file or directory" in ran.err
+
+
+def test_a_token_of_one_project_goes_to_no_other_store(cli: Cli, project: Any) -> None:
+    elsewhere = project.store + "/../store.sock"
+    ran = cli("pending", "-e", "production", "--store", elsewhere, cwd=project.folder)
+    assert ran.code in (1, 4)
+    assert "found none" in ran.err or "expected" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["aply"], "did you mean apply?"),
+        (["apply", "-e", "production"], "missing option '-f'"),
+        (["kill", "x"], "missing option '-e'"),
+        (["kill", "x", "-e", "Production"], "expected an environment like"),
+        (["flag", "rollout", "x", "many", "-e", "production"], "expected a percentage like 25"),
+        (["sign", "x.yaml"], "expected one of --out DIR and --in-place"),
+        (["list", "flags", "-e", "production"], "expected one of flag"),
+        (["pending", "-e", "production", "--store", "ftp://x"], "expected http"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_says_where_to_look(
+    cli: Cli, arguments: list[str], words: str
+) -> None:
+    ran = cli(*arguments)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert words in ran.err
+    assert "--help'" in ran.err
+
+
+def test_a_missing_package_is_exit_3_and_names_its_extra() -> None:
+    program = (
+        "import sys; sys.modules['click'] = None\n"
+        "from control_plane.cli import main\nsys.exit(main(['list']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr == (
+        "control-plane: expected the package click, found none; pip install 'control-plane[cli]'\n"
+    )
+
+
+def test_a_package_missing_below_a_verb_is_exit_3_too(write: Write, flag: Make) -> None:
+    program = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        "from control_plane.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["apply", "-f", str(write(flag("f"))), "-e", "x", "--key", "k.pem"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=dict(os.environ), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert "expected the package cryptography" in done.stderr
