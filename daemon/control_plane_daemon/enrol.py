@@ -15,6 +15,7 @@ What this module decides:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -108,7 +109,13 @@ class Opened:
         return True
 
 
-def open_replica(folder: str, origin: str, *, development: bool) -> Opened:
+def open_replica(
+    folder: str,
+    origin: str,
+    *,
+    development: bool = False,
+    open_writer: Callable[..., ReplicaWriter] = ReplicaWriter.open,
+) -> Opened:
     """Become the writer of an environment's folder.
 
     Raises:
@@ -116,10 +123,10 @@ def open_replica(folder: str, origin: str, *, development: bool) -> Opened:
         ReplicaLocked, ReplicaUnwritable: as the writer says.
     """
     try:
-        writer = ReplicaWriter.open(folder, development=development)
+        writer = open_writer(folder, development=development)
     except ReplicaInvalid as error:
         logger.error("%s; the old one stays readable until then", error)
-        writer = ReplicaWriter.open(folder, development=development, rebuild=True)
+        writer = open_writer(folder, development=development, rebuild=True)
         return Opened(writer, waiting=True, floor=_shown_generation(folder))
     try:
         return _continued(writer, folder, origin)

@@ -588,6 +588,11 @@ class Follower:
         """When the newest checkpoint was cosigned, in seconds; 0 when none was seen."""
         return self._cosigned_at or 0
 
+    def forget(self) -> None:
+        """Drop what was not committed and read everything from the last commit again."""
+        self._commits.abort()
+        self._load()
+
     def close(self) -> None:
         """End an open transaction; the writer is its owner's to close."""
         self._commits.abort()
@@ -669,8 +674,7 @@ class Follower:
     def _disk_failed(self, error: Exception) -> DiskFailed:
         """Forget what was not written: everything is read from the last commit again."""
         self._disk = True
-        self._commits.abort()
-        self._load()
+        self.forget()
         return DiskFailed(f"{self.environment}: {_one_line(error)}")
 
 

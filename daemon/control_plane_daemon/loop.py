@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -52,8 +52,6 @@ HEARTBEAT_SECONDS: Final = 1.0
 FIRST_HEAL_SECONDS: Final = 1.0
 LAST_HEAL_SECONDS: Final = 60.0
 _EMPTY_ANSWER_SECONDS: Final = 0.1
-
-NOTHING: Final[Mapping[str, bytes]] = {}
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -206,6 +204,9 @@ class EnvironmentLoop:
             await self._on_thread(self._rebuild, error)
         except (StoreUnreachable, TokenRefused, DiskFailed, _Again) as error:
             self._tell_once(str(error))
+        except Exception:
+            logger.exception("%s: unexpected; going on from the last commit", self.environment)
+            await self._on_thread(self.follower.forget)
         else:
             self._told = ""
             return True
@@ -302,7 +303,7 @@ class EnvironmentLoop:
     # Held entries
 
     async def _heal_everything(self) -> None:
-        await self._on_thread(self.follower.heal, NOTHING)
+        await self._on_thread(lambda: self.follower.heal({}))
 
     async def _heal_if_due(self) -> None:
         missing = await self._on_thread(self.follower.held_missing)
@@ -312,7 +313,8 @@ class EnvironmentLoop:
         if self._monotonic() < self._heal_due:
             return
         fetched = await self._source.fetch(self.follower.epoch, missing, 0.0)
-        if fetched.found and await self._on_thread(self.follower.heal, fetched.found):
+        found = fetched.found
+        if found and await self._on_thread(lambda: self.follower.heal(found)):
             self._heal_interval = FIRST_HEAL_SECONDS
         else:
             self._heal_interval = min(LAST_HEAL_SECONDS, 2 * self._heal_interval)

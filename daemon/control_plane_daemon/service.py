@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from control_plane.trust.enrolment import Enrolment
 from control_plane_daemon.enrol import enrolled
@@ -38,10 +39,16 @@ class Settings:
     development: bool = False
 
 
-async def run(settings: Settings, ready: Callable[[str, int], None], stop: asyncio.Event) -> None:
+async def run(
+    settings: Settings,
+    ready: Callable[[str, int], None],
+    stop: asyncio.Event,
+    beside: Sequence[asyncio.Task[None]] = (),
+) -> None:
     """Follow every environment until ``stop`` is set.
 
     ``ready`` is called once for each, with its name and generation, after the first catch-up.
+    A task ``beside`` that ends by an error ends the daemon with it.
 
     Raises:
         ControlPlaneError: an environment cannot be enrolled or its replica not written.
@@ -64,18 +71,31 @@ async def run(settings: Settings, ready: Callable[[str, int], None], stop: async
         for loop in loops:
             await loop.open()
         tasks = [asyncio.create_task(loop.run(), name=loop.environment) for loop in loops]
-        await _until(stop, tasks)
+        stack.push_async_callback(end, tasks)
+        await first_of(stop.wait(), [*tasks, *beside])
 
 
-async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the signal; a loop that ends by an error of ours is shown and ends the daemon."""
-    stopping = asyncio.create_task(stop.wait())
-    done, pending = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
+async def first_of(
+    awaited: Coroutine[Any, Any, object], tasks: Sequence[asyncio.Task[None]]
+) -> None:
+    """Wait for ``awaited``; an error that ends one of the tasks before is raised here."""
+    waiting = asyncio.create_task(awaited)
+    running = {task for task in tasks if not task.done()}
+    try:
+        while not waiting.done():
+            done, _ = await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
+            running -= done
+            for task in done - {waiting}:
+                task.result()
+    finally:
+        await end([waiting])
+
+
+async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
-    for task in done:
-        task.result()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:

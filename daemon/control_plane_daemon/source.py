@@ -222,8 +222,9 @@ class StoreSource:
     def _require_ok(self, status: int, path: str) -> None:
         if status in (401, 403):
             raise TokenRefused(
-                f"{self._url}: expected a token that may follow {self._environment}, found status {status};"
-                f" make one with 'control-plane token new NAME --env {self._environment} --may follow'"
+                f"{self._url}: expected a token that may follow {self._environment}, found status"
+                f" {status}; make one with 'control-plane token new NAME"
+                f" --env {self._environment} --may follow'"
             )
         if status != 200:
             place = path.partition("?")[0]

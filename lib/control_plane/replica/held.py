@@ -3,8 +3,8 @@
 - A held entry keeps its leaf, the keys it is still the head of, the digests it lacked, the reason,
   and, by digest, every blob it did have together with the change list and the trust metadata in
   force at its index: judged later, it is judged as it would have been then.
-- Any newer accepted entry of a key, served or held, takes that key away from the older held
-  one; an entry without keys is forgotten with its blobs. So an older value never replaces a newer head.
+- Any newer accepted entry of a key, served or held, takes that key away from the older held one;
+  an entry without keys is forgotten with its blobs. So an older value never replaces a newer one.
 - An entry whose blob the store deleted after it was superseded is *skipped*: it waits for the newer
   entry that superseded it, which is on its way, and raises no alarm until the log's end is reached.
 """
@@ -29,7 +29,7 @@ _BLOB_PREFIX = b"held\0"
 
 @dataclass(frozen=True, slots=True)
 class HeldEntry:
-    """One held entry. ``root`` and ``targets`` are digests of the metadata in force at its index."""
+    """One held entry; ``root`` and ``targets`` are digests of the metadata in force there."""
 
     generation: int
     leaf: bytes

@@ -1,0 +1,380 @@
+"""A log kept by the test itself, with real keys, trees and checkpoints, and a node that follows it.
+
+The log says what it is told to say: it can lie in every way a store could, and sign it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control_plane.log.canonical import sha256_hex
+from control_plane.log.checkpoint import Checkpoint, LogSigner
+from control_plane.log.envelope import PAYLOAD_TYPE, Envelope
+from control_plane.log.fold import Head, Rejection, fold
+from control_plane.log.leaf import Leaf
+from control_plane.log.merkle import Frontier, consistency_proof, leaf_hash, subtree_reader
+from control_plane.log.statements import (
+    Change,
+    Key,
+    SnapshotStatement,
+    TrustStatement,
+    change_set,
+)
+from control_plane.log.steps import Batch
+from control_plane.manifests.documents import blob
+from control_plane.publish.keyfiles import Trust, create_trust, sign_envelope
+from control_plane.publish.sign import signed
+from control_plane.replica.format import Record, decode_record
+from control_plane.replica.header import GENERATION, map_header
+from control_plane.replica.source import current_folder
+from control_plane.replica.writer import ReplicaWriter
+from control_plane.trust.enrolment import Enrolment
+from control_plane_daemon.enrol import enrolled, open_replica
+from control_plane_daemon.follower import Follower
+from control_plane_daemon.source import Fetched, Followed
+
+START_MS = 1_700_000_000_000
+ENVIRONMENT = "production"
+
+
+@pytest.fixture(scope="session")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return create_trust(
+        tmp_path_factory.mktemp("trust"), installation="a", environments=[ENVIRONMENT, "staging"]
+    )
+
+
+@pytest.fixture(scope="session")
+def foreign_trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return create_trust(
+        tmp_path_factory.mktemp("foreign"), installation="b", environments=[ENVIRONMENT]
+    )
+
+
+@dataclass
+class Clock:
+    """Milliseconds that move when a test says so."""
+
+    ms: int = START_MS
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+class KeptLog:
+    """An environment's log in memory: entries in, follow answers out."""
+
+    def __init__(self, trust: Trust, clock: Clock, environment: str = ENVIRONMENT) -> None:
+        self.trust = trust
+        self.clock = clock
+        self.environment = environment
+        self.origin = f"{trust.installation}/{environment}/1"
+        self.log = LogSigner(self.origin, trust.log_key(environment))
+        self.leaves: list[bytes] = []
+        self.blobs: dict[str, bytes] = {}
+        self.deleted: set[str] = set()
+        self.heads: dict[Key, Head] = {}
+        self._append_trust()
+
+    # Entries
+
+    def _append_trust(self) -> None:
+        root, targets = (self.keep(data) for data in (self.trust.root, self.trust.targets))
+        statement = TrustStatement(origin=self.origin, root=(root,), targets=targets)
+        self.append(self.log.sign_envelope(Envelope(PAYLOAD_TYPE["trust"], statement.payload())))
+
+    def keep(self, data: bytes) -> str:
+        self.blobs[sha256_hex(data)] = data
+        return sha256_hex(data)
+
+    def append(self, envelope: Envelope) -> int:
+        """Append an envelope whatever it says; its generation."""
+        self.leaves.append(Leaf(self.clock.ms, envelope).encode())
+        return len(self.leaves)
+
+    def submit(self, *changes: Change, signer: str = "author", verb: str = "apply") -> int:
+        """Append a change set that replaces the heads there are; its generation."""
+        fitted = [replace(change, replaces=self._replaces(change)) for change in changes]
+        return self.submit_as_is(*fitted, signer=signer, verb=verb)
+
+    def submit_as_is(
+        self,
+        *changes: Change,
+        signer: str | None = "author",
+        verb: str = "apply",
+        not_after: int | None = None,
+        origin: str | None = None,
+    ) -> int:
+        statement, listed = change_set(
+            origin or self.origin, changes, created_at=self.clock.ms,
+            not_after=self.clock.ms + 60_000 if not_after is None else not_after,
+            reason="a test", verb=verb,
+        )  # fmt: skip
+        if listed is not None:
+            self.keep(listed)
+        envelope = statement.envelope()
+        if signer is not None:
+            envelope = sign_envelope(envelope, self.trust.signers[signer])
+        generation = self.append(envelope)
+        try:
+            key_ids = tuple(held.key_id for held in envelope.signatures)
+            self.heads |= fold(
+                changes, self.heads.get, generation=generation, verb=verb, key_ids=key_ids
+            )
+        except Rejection:
+            pass
+        return generation
+
+    def _replaces(self, change: Change) -> int | None:
+        head = self.heads.get(change.key)
+        return None if head is None else head.generation
+
+    def put(self, *documents: Mapping[str, Any]) -> int:
+        """Publish documents in one set."""
+        return self.submit(*(self.change(document) for document in documents))
+
+    def change(self, document: Mapping[str, Any]) -> Change:
+        """The put of a document, its blob kept; agents and tools are signed by their author."""
+        kind = document["kind"]
+        versioned = kind in ("agent", "tool")
+        finished = signed(document, self.trust.signers["author"]) if versioned else dict(document)
+        return Change(
+            action="put", kind=kind, name=document["name"], replaces=None,
+            digest=self.keep(blob(finished)),
+            version=document["version"] if versioned else None,
+            checksum=str(finished["checksum_sha256"]) if versioned else None,
+        )  # fmt: skip
+
+    def kill(self, flag: str, variant: str | None = None) -> int:
+        return self.submit(
+            Change(action="put", kind="kill", name=flag, replaces=None, value={"variant": variant}),
+            verb="kill",
+        )
+
+    def unkill(self, flag: str) -> int:
+        return self.submit(Change(action="delete", kind="kill", name=flag, replaces=None))
+
+    def delete(self, kind: str, name: str, version: str | None = None) -> int:
+        return self.submit(
+            Change(action="delete", kind=kind, name=name, replaces=None, version=version)
+        )
+
+    def activate(self, kind: str, name: str, version: str) -> int:
+        change = Change(
+            action="activate", kind=kind, name=name, replaces=None, version=version,
+            channel="stable",
+        )  # fmt: skip
+        return self.submit(change)
+
+    def snapshot(self, root: str, count: int) -> int:
+        statement = SnapshotStatement(
+            origin=self.origin, generation=len(self.leaves), count=count, root=root,
+            policy=self.trust.policy.digest,
+        )  # fmt: skip
+        envelope = Envelope(PAYLOAD_TYPE["snapshot"], statement.payload())
+        return self.append(self.log.sign_envelope(envelope))
+
+    # Answers
+
+    def checkpoint(self, size: int | None = None, time_s: int | None = None) -> bytes:
+        leaves = self.leaves[:size]
+        root = Frontier().extended(map(leaf_hash, leaves)).root()
+        return self.log.sign_checkpoint(
+            Checkpoint(self.origin, len(leaves), root),
+            self.clock.ms // 1000 if time_s is None else time_s,
+        )
+
+    def followed(self, size: int, limit: int = 8_192, *, blobs: bool = True) -> Followed:
+        """The answer to a node that holds ``size`` entries: at most ``limit`` more."""
+        leaves = tuple(self.leaves[size : size + limit])
+        stop, total = size + len(leaves), len(self.leaves)
+        hashes = [leaf_hash(leaf) for leaf in self.leaves]
+        proof = None
+        if stop < total:
+            proof = tuple(consistency_proof(stop, total, subtree_reader(hashes)))
+        batch = Batch(size, leaves, self.checkpoint(), proof)
+        given = {d: b for d, b in self.blobs.items() if d not in self.deleted} if blobs else {}
+        return Followed(batch, given, proof is not None)
+
+    def fetched(self, digests: Iterable[str]) -> Fetched:
+        """What fetching by digest gives."""
+        fetched = Fetched()
+        for digest in digests:
+            if digest in self.deleted:
+                fetched.gone.add(digest)
+            elif digest in self.blobs:
+                fetched.found[digest] = self.blobs[digest]
+            else:
+                fetched.missing[digest] = f"expected blob {digest}, found none"
+        return fetched
+
+    def enrolment(self, size: int | None = None) -> Enrolment:
+        note = self.checkpoint(size)
+        return Enrolment(self.trust.root, self.trust.targets, {self.environment: note})
+
+
+@dataclass
+class Node:
+    """A follower over a real replica, driven by hand, and a reader beside it."""
+
+    folder: Path
+    follower: Follower
+    writer: ReplicaWriter
+    log: KeptLog
+    opened: Any
+    enrolled_size: int
+    asked: list[str] = field(default_factory=list)
+
+    def follow(self, limit: int = 8_192, *, blobs: bool = True) -> None:
+        """Follow the log to its end."""
+        while True:
+            followed = self.log.followed(self.follower.position.size, limit, blobs=blobs)
+            self.take(followed)
+            if not followed.more:
+                return
+
+    def take(self, followed: Followed) -> None:
+        """Check one answer and take all of it."""
+        verified = self.follower.check(followed)
+        while not (progress := self.follower.take(verified)).done:
+            wanted = [progress.required] if progress.required else progress.wanted
+            self.asked.extend(wanted)
+            fetched = self.log.fetched(wanted)
+            assert progress.required is None or fetched.found, f"waiting for {progress.required}"
+            self.follower.deliver(fetched)
+        self.opened.show_when_ready(self.follower, self.enrolled_size)
+
+    def record(self, key: bytes) -> Record | None:
+        """A record of the newest commit."""
+        data = self.records().get(key)
+        return None if data is None else decode_record(key, data)
+
+    def word(self, number: int) -> int:
+        """A word of the header readers see."""
+        return int(map_header(f"{current_folder(str(self.folder))}/header")[8 * number])
+
+    @property
+    def generation(self) -> int:
+        return self.word(GENERATION)
+
+    @property
+    def state(self) -> int:
+        """The state bits the follower would publish."""
+        return self.follower.state_bits()
+
+    def table(self, name: str) -> dict[bytes, bytes]:
+        """A whole sub-database as committed, in a snapshot of its own."""
+        # A process that writes a replica cannot also open it for reading, so the writer's own
+        # environment is asked; readers in processes of their own are in test_daemon.py.
+        folder = self.writer._target
+        with folder.environment.begin() as transaction:
+            return dict(transaction.cursor(folder.databases[name]))
+
+    def records(self) -> dict[bytes, bytes]:
+        """Every record's bytes, as committed."""
+        return self.table("records")
+
+    def close(self) -> None:
+        self.follower.close()
+        self.writer.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(trust: Trust, clock: Clock) -> KeptLog:
+    return KeptLog(trust, clock)
+
+
+@pytest.fixture
+def foreign_log(foreign_trust: Trust, clock: Clock) -> KeptLog:
+    return KeptLog(foreign_trust, clock)
+
+
+NodeFactory = Callable[..., Node]
+
+
+@pytest.fixture
+def make_node(tmp_path: Path, log: KeptLog, clock: Clock) -> Iterator[NodeFactory]:
+    """Nodes by name; making one of a name again is a restart. All are closed at the end."""
+    nodes: dict[str, Node] = {}
+    writing = partial(ReplicaWriter.open, sleep=lambda seconds: None, sync=False)
+
+    def make(
+        name: str = "node",
+        *,
+        of: KeptLog = log,
+        enrolment: Enrolment | None = None,
+        writer: Callable[..., ReplicaWriter] = writing,
+    ) -> Node:
+        if name in nodes:
+            nodes.pop(name).close()
+        folder = tmp_path / name / of.environment
+        folder.mkdir(parents=True, exist_ok=True)
+        known = enrolled(enrolment or of.enrolment(1), of.environment)
+        opened = open_replica(str(folder), known.log.origin, open_writer=writer)
+        follower = Follower(
+            of.environment, opened.writer, known, now_ms=clock, monotonic=lambda: 0.0
+        )
+        node = Node(folder, follower, opened.writer, of, opened, known.size)
+        nodes[name] = node
+        return node
+
+    yield make
+    for node in nodes.values():
+        node.close()
+
+
+@pytest.fixture
+def node(make_node: NodeFactory) -> Node:
+    return make_node()
+
+
+@pytest.fixture
+def flag() -> Callable[..., dict[str, Any]]:
+    """A flag document; its default is what tells versions apart."""
+
+    def make(name: str = "pilot", default: str = "off", **metadata: Any) -> dict[str, Any]:
+        variants = {"on": True, "off": False}
+        return {
+            "kind": "flag", "name": name,
+            "metadata": {"variants": variants, "default": default, **metadata},
+        }  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def tool() -> Callable[..., dict[str, Any]]:
+    def make(version: str = "1.2.0", name: str = "crm_tool") -> dict[str, Any]:
+        return _versioned("tool", name, version, {"description": "d", "category": "crm"})
+
+    return make
+
+
+@pytest.fixture
+def agent() -> Callable[..., dict[str, Any]]:
+    def make(
+        *tools: Any, version: str = "1.0.0", name: str = "support", **metadata: Any
+    ) -> dict[str, Any]:
+        fields = {"description": "d", "capabilities": [], "tools": list(tools), **metadata}
+        return _versioned("agent", name, version, fields)
+
+    return make
+
+
+def _versioned(kind: str, name: str, version: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": kind, "name": name, "version": version, "owner": "team",
+        "created_at": "2024-01-01T00:00:00Z", "changelog": "first", "deprecated": False,
+        "metadata": metadata,
+    }  # fmt: skip
