@@ -12,6 +12,7 @@ import pytest
 from control_plane.errors import ReplicaBusy, ViewExpired
 from control_plane.replica import format, header
 from control_plane.replica.source import ReplicaSource
+from control_plane.replica.verify import verify
 
 KEYS = [format.record_key(format.FLAG, f"flag{number}") for number in range(8)]
 
@@ -83,7 +84,7 @@ def run_race(folder: str, race: list[subprocess.Popen[str]], seconds: float) -> 
             view.close()
             view = replica.view()
             # Some close in time, some outlive the (accelerated) ten seconds.
-            view_until = time.monotonic() + random.uniform(0.0, 1.5)
+            view_until = time.monotonic() + random.uniform(0.0, 2.5)
     view.close()
     source.close()
     assert process.returncode == 0
@@ -92,13 +93,36 @@ def run_race(folder: str, race: list[subprocess.Popen[str]], seconds: float) -> 
 
 
 def test_a_reader_beside_a_writer_at_full_speed_sees_whole_fresh_snapshots(folder, race):
-    counts = run_race(folder, race, seconds=5)
+    counts = run_race(folder, race, seconds=6)
     print(counts)
     assert counts["reads"] > 10_000
     assert counts["commits"] > 500
     assert counts["views"] > 100
     assert counts["expired"] > 0, "the race was to cross expiring views"
     assert counts["busy"] * 1000 < counts["reads"]
+
+
+def test_a_writer_killed_again_and_again_never_shows_half_a_commit(folder, race):
+    source = ReplicaSource(folder)
+    last, reads = 0, 0
+    for _ in range(8):
+        process, first = start_writer(folder, 60)
+        race.append(process)
+        assert first == 1, "restarts write nothing of their own"
+        replica = source.open()
+        kill_at = time.monotonic() + random.uniform(0.15, 0.3)
+        while process.poll() is None or reads % 50:
+            if time.monotonic() > kill_at:
+                process.kill()
+            txn_id, raw = replica.read(*KEYS)
+            assert numbers(raw) == {txn_id - first}
+            assert txn_id >= last
+            last, reads = txn_id, reads + 1
+    source.close()
+    assert reads > 1_000
+    report = verify(folder)
+    assert [line for line in report.problems if not line.startswith("flag/")] == []
+    assert report.generation == report.txn_id - 1 >= last - 1
 
 
 @pytest.mark.torture

@@ -307,6 +307,20 @@ def test_a_crash_around_the_swap_is_mended_at_the_next_start(folder, open_writer
     assert Path(folder, "v1/2").exists() is swapped
 
 
+def test_a_lost_link_is_mended_with_revisions_that_no_reader_has_seen(
+    folder, open_writer, put_flag
+):
+    with open_writer() as writer:
+        for number in range(5):
+            put_flag(writer, "x", b"%d" % number)
+    before, old = revisions(folder), words_of(folder)
+    Path(folder, "v1/current").unlink()
+    open_writer()
+    assert current(folder) == "2"
+    assert old[8 * header.TOMBSTONE] == 1
+    assert min(revisions(folder)) > max(before)
+
+
 def test_state_and_development_are_published(folder, open_writer):
     writer = open_writer(development=True)
     writer.set_state(header.STALE)

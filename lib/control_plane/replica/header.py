@@ -153,6 +153,10 @@ class HeaderWriter:
         else:
             self.words[8 * word] = value
 
+    def sync(self) -> None:
+        """Wait until the words as they are now would survive a crash of the machine."""
+        os.fsync(self._descriptor)
+
     def close(self) -> None:
         """Let go of the file; its bytes stay."""
         os.close(self._descriptor)

@@ -220,13 +220,13 @@ class ReplicaWriter:
         """
         if self._next is not None:
             raise RuntimeError("expected no rebuild yet, found one going on; swap or close first")
-        with _translated(self.folder):
+        with self._busy, _translated(self.folder):
             self._next = self._new_folder()
-        if self._live is not None:
-            path = self._live.path
-            self._live.close()
-            self._live = None
-            self._old_header = HeaderWriter(os.path.join(path, "header"))
+            if self._live is not None:
+                path = self._live.path
+                self._live.close()
+                self._live = None
+                self._old_header = HeaderWriter(os.path.join(path, "header"))
 
     def swap(self) -> None:
         """Put the folder that was built in the place of the current one; readers follow at once.
@@ -246,8 +246,12 @@ class ReplicaWriter:
             new.owed.update(CLASS_REVISIONS)
             new.publish(new.header[GENERATION], self._wall_ns())
             with _translated(self.folder):
+                # After a power failure readers may be up before the writer: without this they
+                # could find a header that says that nothing is safe.
+                new.header.sync()
                 self._point_current_at(os.path.basename(new.path))
             self._live, self._next = new, None
+            self._quiet_until = 0.0  # nobody has read the new folder yet
             # A crash here leaves an old folder without tombstone: `_sweep` writes it at the start.
             if self._old_header is not None:
                 self._old_header.close()
@@ -367,9 +371,9 @@ class ReplicaWriter:
         self._quiet_until = 0.0
 
     def _commit(self, folder: Folder) -> Iterator[WriteTransaction]:
-        transaction = None
-        try:
+        with _translated(folder.path):
             transaction = folder.environment.begin(write=True)
+        try:
             changes = WriteTransaction(transaction, folder.databases)
             before = changes.generation
             yield changes
@@ -378,15 +382,15 @@ class ReplicaWriter:
             folder.owed |= changes.touched
             transaction.commit()
         except lmdb.BadValsizeError as error:
-            _abort(transaction)
+            transaction.abort()
             raise ValueError(f"expected keys of 1 to 511 bytes, found another: {error}") from error
         except lmdb.Error as error:
-            _abort(transaction)
+            transaction.abort()
             # A reader may have seen the snapshot that LMDB then took back: all look again.
             raise_revisions(folder.header, set(CLASS_REVISIONS))
             raise _unwritable(folder.path, error) from error
         except BaseException:
-            _abort(transaction)
+            transaction.abort()
             raise
         folder.publish(changes.generation, self._wall_ns())
 
@@ -404,8 +408,8 @@ class ReplicaWriter:
             if number == current:
                 continue
             self._condemn(number)
-            if current is None or number > current:
-                # Never linked, or the link is gone: nobody can be about to open it.
+            if current is not None and number > current:
+                # Never linked, so nobody reads it.
                 shutil.rmtree(self._path(number), ignore_errors=True)
 
     def _condemn(self, number: int) -> None:
@@ -491,11 +495,6 @@ def _sync_folder(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _abort(transaction: lmdb.Transaction[bytes] | None) -> None:
-    if transaction is not None:
-        transaction.abort()
 
 
 @contextmanager
