@@ -8,7 +8,25 @@ import inspect
 import pytest
 
 EXPORTS = {
-    "control_plane": [],
+    "control_plane": [
+        "ConfigManager",
+        "ControlPlaneClient",
+        "ControlPlaneError",
+        "Evaluation",
+        "FeatureFlagManager",
+        "Health",
+        "KeyNotFoundError",
+        "MissingExtra",
+        "NotFound",
+        "RegistryManager",
+        "ReplicaUnavailable",
+        "TrustError",
+        "Unavailable",
+        "UnsupportedPlatformError",
+        "ViewExpired",
+        "WaitTimeout",
+        "__version__",
+    ],
 }
 
 
