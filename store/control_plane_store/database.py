@@ -5,7 +5,8 @@ in WAL mode; the statements are SQLAlchemy Core, so another engine changes ``_co
 ``_begin`` here and nothing elsewhere). It decides nothing about change sets.
 
 - A write transaction is durable when its block ends: WAL with ``synchronous=FULL`` has synced it.
-  An exception inside the block leaves nothing behind.
+  An exception inside the block leaves nothing behind. Checkpoints alone are not synced, because
+  they can be made again from what was.
 - A read transaction sees one moment, however long it takes and whatever is written meanwhile.
 - One process at a time may be the store of a database: ``hold`` takes a lock on the file
   ``<database>.lock`` and names the holder to whoever comes second. Short tools (tokens) write
@@ -418,10 +419,15 @@ class Transaction(Snapshot):
         if not rows:
             return
         index = log.index_of(next(iter(heads.values())).generation)
-        self._connection.execute(
-            delete(HEADS).where(HEADS.c.log == log.id, HEADS.c.key == bindparam("old_key")),
-            [{"old_key": row["key"]} for row in rows],
-        )
+        # A change that replaces nothing is of a key without a head: the fold has checked that.
+        replaced = [
+            {"old_key": key_bytes(key)} for key in heads if by_key[key].replaces is not None
+        ]
+        if replaced:
+            self._connection.execute(
+                delete(HEADS).where(HEADS.c.log == log.id, HEADS.c.key == bindparam("old_key")),
+                replaced,
+            )
         self._connection.execute(insert(HEADS), rows)
         self._connection.execute(
             insert(TOUCHES),
@@ -602,11 +608,22 @@ class Database:
             yield Snapshot(connection)
 
     @contextmanager
-    def write(self) -> Iterator[Transaction]:
-        """One transaction: durable when the block ends, nothing when it raises."""
+    def write(self, *, synced: bool = True) -> Iterator[Transaction]:
+        """One transaction: durable when the block ends, nothing when it raises.
+
+        With ``synced`` false a power cut (not a killed process) may take it back, together with
+        whatever was written after it and never anything from before.
+        """
         connection = self._engine.connect().execution_options(writes=True)
-        with connection, connection.begin():
-            yield Transaction(connection)
+        with connection:
+            if not synced:
+                _set_synced(connection, False)
+            try:
+                with connection.begin():
+                    yield Transaction(connection)
+            finally:
+                if not synced:
+                    _set_synced(connection, True)
 
     def close(self) -> None:
         """Close the connections and give up the lock."""
@@ -669,6 +686,14 @@ def _begin(connection: Connection) -> None:
     # A writer takes the write lock at once: upgrading a read later could only fail.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _set_synced(connection: Connection, synced: bool) -> None:
+    # In WAL mode NORMAL only leaves out the sync at a commit; a later FULL commit syncs the same
+    # file, so what was written before it is durable with it. Outside a transaction, as it must be.
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}").close()
 
 
 def _sync_folder(folder: Path) -> None:

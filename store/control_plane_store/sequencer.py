@@ -10,7 +10,8 @@ The durable effects of a change set, in order:
  (1) its blobs, by earlier calls of ``put_blob``;
  (2) one transaction: entry, tile hashes, position, heads, touched keys, identity, and the removal
      of the waiting set it may have been;
- (3) the signed checkpoint over the position of (2), by ``publish_checkpoint``.
+ (3) the signed checkpoint over the position of (2), by ``publish_checkpoint``; the only effect
+     that is stored without being synced, for the reason given there.
 
 Then long polls wake, then the author is answered. What a crash leaves after each stands at the
 code. ``publish_checkpoint`` is the same function after a batch, at start and for the renewal
@@ -140,7 +141,7 @@ class Sequencer:
     """The writer of one database.
 
     ``signers`` are the logs' keys by environment. ``published(environment, log)`` is called in
-    the writer's thread once a checkpoint is durable.
+    the writer's thread once a checkpoint is stored.
 
     Raises:
         Forked: the database's tree is not the one its last checkpoint was signed for.
@@ -291,14 +292,14 @@ class Sequencer:
             self.publish_checkpoint(environment)
 
     def publish_checkpoint(self, environment: str) -> None:
-        """Sign the tree the database holds, make the checkpoint durable, and tell of it.
+        """Sign the tree the database holds, store the checkpoint, and tell of it.
 
         Raises:
             Forked: the tree is not the one this process verified and extended; nothing is signed.
         """
         position = self._positions[environment]
         time_s = self._now_ms() // 1000
-        with self._database.write() as transaction:
+        with self._database.write(synced=False) as transaction:
             log = transaction.log(environment)
             if log is None or log.frontier != position.log.frontier:
                 raise Forked(
@@ -312,7 +313,8 @@ class Sequencer:
             # was told. Start-up signs the same tree again. The lost note never left the process.
             transaction.set_note(log, note, checkpoint.size, checkpoint.root)
         # A crash here, after (3): start-up renews the note. An author who was not answered submits
-        # again and finds the statement's entry.
+        # again and finds the statement's entry. A power cut may take the note back though it was
+        # served: the tree it covers was synced by (2), so start-up signs that tree or a larger one.
         log = replace(log, note=note, note_size=checkpoint.size, note_root=checkpoint.root)
         self._positions[environment] = replace(position, log=log)
         self._renewed_at[environment] = self._monotonic()
@@ -435,7 +437,8 @@ class Sequencer:
                 return Rehearsal(identity, generation)
             return Receipt(identity, generation, index, repeated=True)
         around = self._surroundings(transaction, position)
-        envelope = _gathered(transaction.pending_envelope(log, identity), envelope, around.policy)
+        waiting = transaction.pending_envelope(log, identity)
+        envelope = _gathered(waiting, envelope, around.policy)
         found = admit(envelope, statement, around)
         if isinstance(found, Waiting):
             if not dry_run:
@@ -445,6 +448,8 @@ class Sequencer:
         if dry_run:
             found.leaf.encode()
             return Rehearsal(identity, found.accepted.generation)
+        if waiting is not None:
+            transaction.drop_pending(log, identity)
         return self._append(batch, environment, found.leaf, found.accepted, found.required)
 
     def _surroundings(self, transaction: Transaction, position: Position) -> Surroundings:
@@ -480,7 +485,6 @@ class Sequencer:
         )
         transaction.set_heads(log, accepted.heads or {}, accepted.changes)
         transaction.require(log, index, required)
-        transaction.drop_pending(log, envelope.identity)
         moved = replace(
             log, frontier=log.frontier.extended([hashed]), sequenced_at=leaf.sequenced_at
         )
