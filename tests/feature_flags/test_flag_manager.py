@@ -17,7 +17,6 @@ from control_plane.feature_flags.bucketing import point_of, seed_of
 from control_plane.feature_flags.evaluation import Evaluation
 from control_plane.feature_flags.flag_manager import FeatureFlagManager
 from control_plane.replica.format import DELETED, FLAG, NO_VALUE, record_key
-from control_plane.replica.header import FLAGS_REVISION
 
 from .conftest import ON_OFF, Node
 
@@ -385,7 +384,6 @@ def test_a_forked_child_goes_on_reading(node: Node) -> None:
 
 
 COMMITS = 4000
-REVISION = 8 * FLAGS_REVISION
 
 
 def test_threads_never_see_a_stale_or_a_mixed_answer(node: Node) -> None:
@@ -413,15 +411,15 @@ def test_threads_never_see_a_stale_or_a_mixed_answer(node: Node) -> None:
     flags = node.manager()
     handle = flags.flag("f")
     assert flags.get_int("n", -1) == 0
-    words = flags._table.words
-    start, stop = words[REVISION], threading.Event()
+    word = flags._table.word
+    start, stop = word[0], threading.Event()
     wrong: list[Any] = []
     rounds: list[int] = []
 
     def evaluate() -> None:
         seen = set()
         while not stop.is_set():
-            published = words[REVISION] - start
+            published = word[0] - start
             number, segment = flags.get_int("n", -1), flags.variant("either", "u")
             handle()
             flags.is_enabled("f")
@@ -439,7 +437,7 @@ def test_threads_never_see_a_stale_or_a_mixed_answer(node: Node) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert words[REVISION] - start == COMMITS - 1
+    assert word[0] - start == COMMITS - 1
     assert min(rounds) > 10
     last = bool((COMMITS - 1) % 2)
     assert (flags.is_enabled("f"), handle(), flags.get_int("n", -1)) == (last, last, COMMITS - 1)

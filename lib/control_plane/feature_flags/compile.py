@@ -362,12 +362,13 @@ class _Reading:
         return self._attribute(path)
 
     def _rule(self, rule: Rule) -> RuleShape:
-        # Ids first, then the context, segments last: each costs more than the one before it.
-        conditions = tuple(
-            self._condition(condition) for condition in sorted(rule.conditions, key=_cost)
-        )
+        ordered = rule.conditions
+        if len(ordered) > 1:
+            # Ids first, then the context, segments last: each costs more than the one before.
+            ordered = tuple(sorted(ordered, key=_cost))
+        conditions = tuple([self._condition(condition) for condition in ordered])
         entries = [entry for entry in rule.split if entry[1]]
-        asks = bool(entries) or any(word == SEGMENT for word, _ in conditions)
+        asks = entries or (ordered and ordered[-1].word == SEGMENT)
         by = self._attribute(rule.by) if asks else -1
         if not entries:
             self._sites.append(Site(TARGETING_MATCH, rule.serve, rule.name))
@@ -395,13 +396,14 @@ class _Reading:
         if word != EQUALS:
             return self._in(operand), attribute
         self._constants.append(operand)
-        if operand is True or operand is False:
+        if type(operand) is bool:
             return _IS, attribute
-        return _NUMBER if operand in (0, 1) else EQUALS, attribute
+        return _NUMBER if operand == 0 or operand == 1 else EQUALS, attribute
 
     def _in(self, values: list[Any]) -> str:
-        if not any(value in (0, 1) for value in values):
-            self._constants.append(frozenset(values))
+        members = frozenset(values)
+        if 0 not in members and 1 not in members:
+            self._constants.append(members)
             return _IN
         # True == 1 and False == 0 in a set too: bools and the rest get a set each.
         self._constants.append(frozenset(v for v in values if v is True or v is False))

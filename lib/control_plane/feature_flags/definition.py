@@ -45,7 +45,7 @@ _TYPES: dict[type, str] = {
     dict: "object",
     list: "array",
 }
-_SCALARS = (str, int, float, bool)
+_SCALARS = frozenset((str, int, float, bool))
 _FLAG_FIELDS = frozenset(
     ("variants", "default", "enabled", "disabled", "overrides", "rules", "bucketing", "salt")
 )
@@ -176,8 +176,9 @@ def _overrides(
         if units.__class__ is not dict:
             _refuse(where, "a mapping of units to variants", units)
         for unit, variant in units.items():
-            _text(unit, where)
-            _variant(variant, variants, (*where, unit))
+            if type(unit) is not str or type(variant) is not str or variant not in variants:
+                _text(unit, where)
+                _variant(variant, variants, (*where, unit))
         if units:
             found.append((path, units))
     found.sort(key=_precedence)
@@ -208,7 +209,7 @@ def _rules(value: Any, variants: dict[str, Any]) -> tuple[Rule, ...]:
 
 def _rule(rule: dict[str, Any], name: str, where: Path, variants: dict[str, Any]) -> Rule:
     conditions = _when(rule.get("when", {}), (*where, "when"))
-    by = _attribute(rule.get("by", "targeting_key"), (*where, "by"))
+    by = _attribute(rule["by"], (*where, "by")) if "by" in rule else ("targeting_key",)
     serve = rule["serve"]
     if serve.__class__ is list:
         return Rule(name, conditions, None, _split(serve, (*where, "serve"), variants), by)
@@ -255,9 +256,9 @@ def _condition(attribute: Any, operand: Any, where: Path) -> Condition:
     values = operand[IN]
     if values.__class__ is not list:
         _refuse((*where, IN), "a list of strings, numbers, true or false", values)
-    for index, member in enumerate(values):
-        if member.__class__ not in _SCALARS:
-            _refuse((*where, IN, index), "a string, number, true or false", member)
+    if not _SCALARS.issuperset(map(type, values)):
+        index = next(i for i, member in enumerate(values) if type(member) not in _SCALARS)
+        _refuse((*where, IN, index), "a string, number, true or false", values[index])
     return Condition(path, IN, values)
 
 

@@ -39,7 +39,6 @@ from control_plane.feature_flags.evaluation import (
 )
 from control_plane.feature_flags.segments import Moved
 from control_plane.feature_flags.table import Library, Table
-from control_plane.replica.header import FLAGS_REVISION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,9 +62,6 @@ if TYPE_CHECKING:
 ROUNDS = 100
 POINTS = 100_000
 MAX_COPY_DEPTH = 64
-
-# The word every call compares; element 8 * i of the header is word i.
-_REVISION = 8 * FLAGS_REVISION
 
 _TYPE_OF_DEFAULT: dict[type, str] = {
     bool: "bool",
@@ -105,7 +101,7 @@ class FlagEvaluator:
             ValueError: the percentage is outside 0 to 100.
         """
         table = self._table
-        if table.words[_REVISION] != table.revision:
+        if table.word[0] != table.revision:
             table = self._renewed()
         try:
             answer = table.enabled[name]
@@ -138,7 +134,7 @@ class FlagEvaluator:
             TypeError: the name is no str.
         """
         table = self._table
-        if table.words[_REVISION] != table.revision:
+        if table.word[0] != table.revision:
             table = self._renewed()
         try:
             answer = table.variants[name]
@@ -263,7 +259,7 @@ class FlagEvaluator:
         if not isinstance(name, str):
             raise TypeError(f"expected the name of a flag as str, found {type(name).__name__}")
         # One cell holds all three, so a thread never pairs an answer with another's revision.
-        state: tuple[memoryview, int, Any] = (self._table.words, -2, None)
+        state: tuple[memoryview, int, Any] = (self._table.word, -2, None)
 
         def handle(
             user_id: str | int | None = None,
@@ -272,15 +268,15 @@ class FlagEvaluator:
             default: bool = False,
         ) -> bool:
             nonlocal state
-            words, revision, answer = state
-            if words[_REVISION] != revision:
+            word, revision, answer = state
+            if word[0] != revision:
                 answer = self._first(Table.load_enabled, name)
                 # Of a table that was replaced meanwhile only an old revision is kept, which
                 # the next call finds out.
                 table = self._table
                 if name in table.enabled:
                     answer = table.enabled[name]
-                    state = (table.words, table.revision, answer)
+                    state = (table.word, table.revision, answer)
             if answer is True or answer is False:
                 return answer
             if answer is None:
@@ -289,7 +285,7 @@ class FlagEvaluator:
                 return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
             except Exception:
                 # As in is_enabled.
-                state = (words, -2, None)
+                state = (word, -2, None)
                 found = self._again(VALUES, name, user_id, tenant_id, context)
                 return found if found is True or found is False else default
 
@@ -314,7 +310,7 @@ class FlagEvaluator:
 
     def _current(self) -> Table:
         table = self._table
-        return table if table.words[_REVISION] == table.revision else self._renewed()
+        return table if table.word[0] == table.revision else self._renewed()
 
     def _first(self, load: Callable[[Table, str], Any], name: str) -> Any:
         """Fill a name into the current table and return its answer."""

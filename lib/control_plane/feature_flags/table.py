@@ -123,18 +123,18 @@ class Table:
         "seen",
         "values",
         "variants",
-        "words",
+        "word",
     )
 
     def __init__(
-        self, library: Library, read: Read, words: memoryview, seen: int, settled: bool = True
+        self, library: Library, read: Read, word: memoryview, seen: int, settled: bool = True
     ) -> None:
-        """``seen`` is the revision read before this table's first record.
+        """``word[0]`` is the revision now, ``seen`` what it was before the first record was read.
 
         Of a table that is not ``settled`` (no replica, or one that was swapped for another that
         cannot be opened yet) the revision matches no word, so that every call looks again.
         """
-        self.words = words
+        self.word = word
         self.seen = seen
         self.revision = seen if settled else -1
         self.enabled: dict[str, Any] = {}

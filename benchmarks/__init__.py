@@ -1,0 +1,1 @@
+"""Measurements of what this project claims; ``python -m benchmarks`` runs them all."""
