@@ -39,6 +39,7 @@ from control_plane.replica.header import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from os import PathLike
     from typing import Any, Self, TypeVar
 
     from control_plane.configs.settings import ConfigManager, PinnedConfig
@@ -209,7 +210,7 @@ class ControlPlaneClient(_Shortcuts):
 
     def __init__(
         self,
-        replica: str | None = None,
+        replica: str | PathLike[str] | None = None,
         environment: str | None = None,
         require_trusted: bool = False,
     ) -> None:

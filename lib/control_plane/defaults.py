@@ -25,6 +25,7 @@ from control_plane.replica.source import LOOK_INTERVAL_SECONDS, ReplicaSource
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from os import PathLike
 
     from control_plane.replica.reader import Replica
 
@@ -97,7 +98,7 @@ class ChosenSource(ReplicaSource):
         return False
 
 
-def replica_root(replica: str | None = None) -> str:
+def replica_root(replica: str | PathLike[str] | None = None) -> str:
     """The folder that holds one folder per environment, for a reader."""
     chosen = replica or os.environ.get("CONTROL_PLANE_REPLICA")
     if chosen:
@@ -105,7 +106,7 @@ def replica_root(replica: str | None = None) -> str:
     return SYSTEM_ROOT if os.path.isdir(SYSTEM_ROOT) else os.path.expanduser(USER_ROOT)
 
 
-def writer_root(replica: str | None = None) -> str:
+def writer_root(replica: str | PathLike[str] | None = None) -> str:
     """The folder that holds one folder per environment, for a writer."""
     chosen = replica or os.environ.get("CONTROL_PLANE_REPLICA")
     if not chosen and hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -123,7 +124,7 @@ def environments(root: str) -> tuple[str, ...]:
 
 
 def replica_source(
-    replica: str | None = None,
+    replica: str | PathLike[str] | None = None,
     environment: str | None = None,
     require_trusted: bool = False,
 ) -> tuple[ChosenSource, str | None]:

@@ -168,9 +168,13 @@ def test_wait_until_ready_returns_when_a_replica_appears(node: Any) -> None:
     with pytest.raises(WaitTimeout, match="start the daemon"):
         client.wait_until_ready(timeout_seconds=0)
     assert not client.health().ready
-    node.flag("new_ai_model", True)
+    assert client.config.get("stage.number", 0) == 0
+    node.write(("with_flag", ["new_ai_model", True]), ("with_config", ["stage", {"number": 1}]))
     client.wait_until_ready(timeout_seconds=10)
     assert client.is_enabled("new_ai_model")
+    assert client.config.get("stage.number", 0) == 1
+    node.config("stage", {"number": 2})
+    assert client.config.get("stage.number", 0) == 2
 
 
 def test_health_tells_generation_age_and_state(stocked: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,22 @@ def test_a_list_of_references_is_resolved_here(stocked: Any) -> None:
     assert registry.validate_tool_compatibility(tool, ["crm_tool"])
     with pytest.raises(TypeError, match=r"expected agent.tools or a list"):
         registry.validate_tool_compatibility("crm_tool", "crm_tool")
+
+
+def test_a_list_of_references_needs_packaging_and_says_so(stocked: Any) -> None:
+    script = (
+        "import sys; sys.modules['packaging.specifiers'] = None\n"
+        "from control_plane import MissingExtra, RegistryManager\n"
+        f"registry = RegistryManager(replica={str(stocked.root)!r}, environment='production')\n"
+        "tools = registry.get_agent('customer_support_agent').tools\n"
+        "assert registry.validate_tool_compatibility('crm_tool', tools)\n"
+        "try: registry.validate_tool_compatibility('crm_tool', ['crm_tool>=1'])\n"
+        "except MissingExtra as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == (
+        "expected the package packaging, found none; pip install 'control-plane[publish]'\n"
+    )
 
 
 def test_a_status_shows_on_the_version_and_its_bytes_stay(stocked: Any) -> None:

@@ -64,6 +64,14 @@ def test_a_path_longer_than_a_database_key_is_found_alone_and_in_its_tree(node: 
     assert config.get("deep") == long
 
 
+def test_long_paths_that_begin_alike_stay_apart(node: Any) -> None:
+    inner = {"b" * 300: {"x": 1}, "b" * 299 + "c": {"y": 2}}
+    node.config("deep", {"a" * 300: inner})
+    config = node.client().config
+    assert config.get(("deep", "a" * 300, "b" * 300)) == {"x": 1}
+    assert config.get(("deep", "a" * 300)) == inner
+
+
 def test_null_is_a_value_and_no_default_stands_for_it(node: Any) -> None:
     node.config("limits", {"ceiling": None, "empty": {}})
     config = node.client().config

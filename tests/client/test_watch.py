@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import queue
 import threading
@@ -154,16 +155,18 @@ def test_a_callback_that_raises_is_logged_and_disturbs_nobody(
 
 def test_what_a_callback_changes_is_its_own(stocked: Any, heard: Heard) -> None:
     def spoiling(change: Change) -> None:
+        heard(Change("", *map(copy.deepcopy, (change.old, change.new)), 0, None, None))
         change.new["size"] = -1
 
     config = stocked.client().config
     config.watch("database.pool", spoiling)
-    config.watch("database.pool", heard)
     stocked.config("database", {"pool": {"size": 1}})
-    stocked.config("limits", {"size": 1})
     assert heard.next().new == {"size": 1}
+    stocked.config("limits", {"size": 1})
     stocked.config("database", {"pool": {"size": 2}})
-    assert heard.next().old == {"size": 1}
+    change = heard.next()
+    assert (change.old, change.new) == ({"size": 1}, {"size": 2})
+    assert config.get("database.pool") == {"size": 2}
 
 
 def test_a_closed_watch_hears_nothing_and_the_others_go_on(stocked: Any, heard: Heard) -> None:

@@ -30,6 +30,7 @@ from control_plane.replica.header import CONFIG_REVISION, TOMBSTONE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from os import PathLike
     from typing import Any, Self
 
     from control_plane.client import ControlPlaneClient
@@ -89,7 +90,7 @@ class ConfigManager:
         self,
         client: ControlPlaneClient | None = None,
         *,
-        replica: str | None = None,
+        replica: str | PathLike[str] | None = None,
         environment: str | None = None,
         allow_environment_overrides: bool = False,
     ) -> None:
@@ -233,6 +234,9 @@ class ConfigManager:
         self._words = words
         # Without a replica, or in one given up, every call looks again; the source sets the pace.
         self._revision = -1 if replica is None or swapped_away else revision
+        if source is not self._source:
+            # `load_environment` went by in another thread: these words are of the other one.
+            self._revision = -1
 
     def _load(self, tenant_id: str | None, key: Key) -> Any:
         """Read one value and keep it in the table captured before the read."""

@@ -47,6 +47,7 @@ from control_plane.replica.header import REGISTRY_REVISION, TOMBSTONE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from os import PathLike
     from typing import Any, Self
 
     from control_plane.client import ControlPlaneClient
@@ -162,7 +163,7 @@ class RegistryManager(_Registry):
         self,
         client: ControlPlaneClient | None = None,
         *,
-        replica: str | None = None,
+        replica: str | PathLike[str] | None = None,
         environment: str | None = None,
     ) -> None:
         if client is not None and (replica is not None or environment is not None):
