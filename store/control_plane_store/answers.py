@@ -27,6 +27,16 @@ from control_plane_store.tokens import TokenForbidden
 
 FORMAT = 1
 
+
+class TooLarge(InputInvalid):
+    """A body past its bound."""
+
+    code = "too_large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"request: expected a body of at most {max_bytes} bytes, found more")
+
+
 # The first class an error is an instance of decides.
 _STATUS: tuple[tuple[type[ControlPlaneError], int], ...] = (
     (TokenForbidden, 403),
@@ -37,6 +47,7 @@ _STATUS: tuple[tuple[type[ControlPlaneError], int], ...] = (
     (Republished, 409),
     (NotLive, 409),
     (BlobsMissing, 409),
+    (TooLarge, 413),
     (InputInvalid, 400),
     (ChecksumMismatch, 400),
     (Refused, 403),

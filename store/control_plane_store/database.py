@@ -171,7 +171,7 @@ class Snapshot:
             .where(ENTRIES.c.log == log.id, ENTRIES.c.position >= start, ENTRIES.c.position < stop)
             .order_by(ENTRIES.c.position)
         )
-        result = self._connection.execution_options(yield_per=256).execute(query)
+        result = self._connection.execute(query, execution_options={"yield_per": 256})
         try:
             for (leaf,) in result:
                 yield leaf

@@ -5,8 +5,8 @@
 - What reads or writes the database runs in threads; a waiting long poll is only a coroutine. All
   followers that ask for the same part share one answer, so a change for a thousand nodes is read
   once.
-- Requests are bounded: 32 MiB of body, ``BODY_SECONDS`` to send it, ``MAX_BODIES`` at once. Bodies
-  are taken as they are, never decompressed.
+- Requests are bounded: 32 MiB of body, ``BODY_SECONDS`` to send it, ``MAX_BLOBS`` of them
+  at once. Bodies are taken as they are, never decompressed.
 - Errors have one form, see ``answers``.
 - When it stops, waiting polls are answered with what there is and work already taken is finished.
 """
@@ -39,7 +39,7 @@ from control_plane_store.sequencer import Outcome, Pending, Receipt, Sequencer, 
 MAX_WAIT_SECONDS = 20.0
 BODY_SECONDS = 60.0
 IDLE_SECONDS = 75.0
-MAX_BODIES = 8
+MAX_BLOBS = 16
 MAX_ENVELOPE_BYTES = 2 * MAX_LEAF_BYTES
 MAX_REQUEST_LINE_BYTES = 64 << 10
 MSGPACK = "application/vnd.msgpack"
@@ -80,7 +80,7 @@ class Store:
         self._logs: dict[str, Published] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
-        self._bodies = asyncio.Semaphore(MAX_BODIES)
+        self._blobs = asyncio.Semaphore(MAX_BLOBS)
         self.sequencer: Sequencer | None = None
 
     def published(self, environment: str, log: Log) -> None:
@@ -116,7 +116,9 @@ class Store:
         """``PUT /v1/<env>/blob/sha256/<hex>``: 201 once the bytes are durable."""
         environment, digest = request.match_info["environment"], request.match_info["digest"]
         await self._token(request, "submit")
-        data = await self._body(request, MAX_REQUEST_BYTES)
+        # Blobs wait for one another's memory; a submission, which may be a kill, waits for none.
+        async with self._blobs:
+            data = await self._body(request, MAX_REQUEST_BYTES)
         found = await asyncio.to_thread(sha256_hex, data)
         if found != digest:
             raise ChecksumMismatch(f"{environment}: expected blob {digest}, found {found}")
@@ -264,15 +266,16 @@ class Store:
 
     async def _body(self, request: web.Request, max_bytes: int) -> bytes:
         if request.content_length is not None and request.content_length > max_bytes:
-            raise web.HTTPRequestEntityTooLarge(max_bytes, request.content_length)
-        async with self._bodies:
-            try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    data = await request.read()
-            except TimeoutError as error:
-                raise web.HTTPRequestTimeout from error
+            raise answers.TooLarge(max_bytes)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                data = await request.read()
+        except TimeoutError as error:
+            raise web.HTTPRequestTimeout from error
+        except web.HTTPRequestEntityTooLarge as error:
+            raise answers.TooLarge(max_bytes) from error
         if len(data) > max_bytes:
-            raise web.HTTPRequestEntityTooLarge(max_bytes, len(data))
+            raise answers.TooLarge(max_bytes)
         return data
 
     async def _shown(
@@ -303,6 +306,7 @@ class Store:
             log = known.log
             task = asyncio.create_task(self._read(lambda snapshot: feed.part(snapshot, log, size)))
             known.parts[size] = task
+            task.add_done_callback(lambda done: _drop_failed(known.parts, size, done))
         # One follower hanging up must not take the answer from the others.
         return await asyncio.shield(task)
 
@@ -368,10 +372,6 @@ async def _errors_as_answers(request: web.Request, handler: Handler) -> web.Stre
 
 
 def _plain(error: web.HTTPException) -> Mapping[str, object]:
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return answers.plain(
-            "too_large", f"expected a body of at most {MAX_REQUEST_BYTES} bytes, found more"
-        )
     found = {404: "not_found", 405: "method_not_allowed", 408: "timeout"}
     return answers.plain(
         found.get(error.status, "http"),
@@ -402,6 +402,14 @@ def _other_epoch(log: Log, epoch: int) -> web.Response:
         epoch=log.epoch,
     )
     return _json(body, status=410)
+
+
+def _drop_failed(
+    parts: dict[int, asyncio.Task[bytes]], size: int, done: asyncio.Task[bytes]
+) -> None:
+    """Keep no answer that is an error: the next follower asks the database again."""
+    if (done.cancelled() or done.exception() is not None) and parts.get(size) is done:
+        del parts[size]
 
 
 def _name(token: TokenRow | None) -> str:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from control_plane.errors import ControlPlaneError, InputInvalid, Refused
 from control_plane.log.statements import Change, change_set
 from control_plane.publish.client import StoreClient
-from control_plane.publish.keyfiles import Trust, create_trust, sign_envelope
+from control_plane.publish.keyfiles import NEVER, Trust, create_trust, sign_envelope
+from control_plane.trust import authoring
 from control_plane.trust.enrolment import Enrolment
-from control_plane_store.command import store, token
-from control_plane_store.listening import Listen, check_reach
+from control_plane_store.command import _sequencer, store, token
+from control_plane_store.database import Database
+from control_plane_store.listening import Listen, check_reach, tls_context
+from control_plane_store.sequencer import Sequencer
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +58,12 @@ def folder(trust: Trust, tmp_path: Path) -> Path:
 
 
 @contextmanager
-def running(folder: Path, trust: Trust, listen: str = "127.0.0.1:0") -> Iterator[tuple[Any, str]]:
+def running(
+    folder: Path, trust: Trust, listen: str = "127.0.0.1:0", *options: str | Path
+) -> Iterator[tuple[Any, str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "control_plane", "store", "--database", folder / "store.sqlite3",
-         "--keys", trust.keys_directory, "--listen", listen],
+         "--keys", trust.keys_directory, "--listen", listen, *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -128,17 +140,28 @@ def test_a_unix_socket_serves_its_owner(folder: Path, trust: Trust) -> None:
             assert client.follow("production", epoch=1, size=0)["first"] == 0
 
 
-def test_newer_trust_metadata_is_appended_at_start(folder: Path, trust: Trust) -> None:
-    from control_plane_store.command import _sequencer
-    from control_plane_store.database import Database
-
+def opened_writer(folder: Path, trust: Trust, metadata: Path) -> Sequencer:
+    """The writer as the service makes it, and its database closed again."""
     opened = Database.open(folder / "store.sqlite3")
-    writer = _sequencer(
-        opened, trust.keys_directory, trust.trust_directory, None, lambda environment, log: None
-    )
-    opened.close()
-    # Nothing is newer: the folder is the one the store was made with.
-    assert writer.position("production").log.frontier.size == 1
+    try:
+        return _sequencer(opened, trust.keys_directory, metadata, None, lambda *_: None)
+    finally:
+        opened.close()
+
+
+def test_newer_trust_metadata_is_appended_at_start_and_once(
+    folder: Path, trust: Trust, tmp_path: Path
+) -> None:
+    metadata = tmp_path / "trust"
+    shutil.copytree(trust.trust_directory, metadata)
+    assert opened_writer(folder, trust, metadata).position("production").log.frontier.size == 1
+    grants = authoring.first_delegations(trust.environments, [trust.keys["author"].public], 1)
+    newer = authoring.new_targets(version=2, expires=NEVER, delegations=grants)
+    signed = authoring.signed(newer, [trust.signers["targets"]])
+    (metadata / "targets.json").write_bytes(signed)
+    for _ in range(2):
+        position = opened_writer(folder, trust, metadata).position("production")
+        assert (position.log.frontier.size, position.policy.targets_version) == (2, 2)
 
 
 def test_tokens_are_made_listed_and_revoked(folder: Path) -> None:
@@ -174,6 +197,44 @@ def test_beyond_loopback_the_store_wants_tls_or_a_proxy() -> None:
 def test_a_place_of_another_form_is_refused(place: str) -> None:
     with pytest.raises(InputInvalid, match="--listen"):
         Listen.parse(place)
+
+
+def test_a_certificate_that_is_none_is_refused(folder: Path) -> None:
+    with pytest.raises(InputInvalid, match="expected a certificate"):
+        tls_context(folder / "trust.json", folder / "trust.json")
+
+
+def test_a_store_with_a_certificate_speaks_tls(folder: Path, trust: Trust) -> None:
+    certificate, key = self_signed(folder)
+    with running(
+        folder, trust, "127.0.0.1:0", "--tls-certificate", certificate, "--tls-key", key
+    ) as (_, url):
+        assert url.startswith("https://127.0.0.1:")
+        with StoreClient(url, secret(folder, "follow"), certificates=certificate) as client:
+            assert client.follow("production", epoch=1, size=0)["first"] == 0
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "tls.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "tls.key").write_bytes(pem)
+    return folder / "tls.crt", folder / "tls.key"
 
 
 def test_a_taken_port_is_named(folder: Path, trust: Trust, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ async def test_a_long_poll_wakes_with_the_change(served: Any) -> None:
     await served.put_blob(kit.flag())
     assert not waiting.done()
     await served.submit(kit.envelope(kit.put(kit.flag())))
-    answer = await waiting
+    # Half the poll's own end, so that only being woken can answer in time.
+    answer = await asyncio.wait_for(waiting, 10)
     assert (answer["first"], len(answer["entries"])) == (1, 1)
     assert answer["blobs"] == {sha256_hex(kit.flag()): kit.flag()}
     assert answer["more"] is False
@@ -42,7 +43,7 @@ async def test_polls_that_wait_are_answered_when_the_store_stops(served: Any) ->
     waiting = asyncio.create_task(served.follow(1, wait=20))
     await asyncio.sleep(0.05)
     await served.store.stop()
-    assert (await waiting)["entries"] == []
+    assert (await asyncio.wait_for(waiting, 10))["entries"] == []
 
 
 async def test_a_change_elsewhere_wakes_nobody_here(served: Any) -> None:
