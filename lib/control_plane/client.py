@@ -34,6 +34,7 @@ from control_plane.replica.header import (
     STATE,
     TRUST_EXPIRED,
     TXN_ID,
+    empty_words,
 )
 
 TYPE_CHECKING = False
@@ -100,24 +101,22 @@ class Health:
         error: ControlPlaneError | None,
         now_ns: int,
     ) -> None:
+        # Without a replica every word reads 0, which stands for "never" and "nothing wrong".
+        header = empty_words() if words is None else words
+        state: int = header[8 * STATE]
         self.environment = environment
         self.replica = replica
-        self.ready = words is not None and words[8 * GENERATION] > 0
-        self.generation: int = words[8 * GENERATION] if words else 0
-        self.txn_id: int = words[8 * TXN_ID] if words else 0
-        state: int = words[8 * STATE] if words else 0
+        self.generation: int = header[8 * GENERATION]
+        self.txn_id: int = header[8 * TXN_ID]
+        self.ready = self.generation > 0
         self.development = bool(state & DEVELOPMENT)
         self.held = bool(state & HELD)
         self.rejected = bool(state & REJECTED)
-        self.age_seconds = _age_seconds(words, now_ns)
-        beat = words[8 * HEARTBEAT_NS] if words else 0
-        self.heartbeat_age_seconds = max(now_ns - beat, 0) / 1e9 if beat else None
-        silent = self.heartbeat_age_seconds is not None and (
-            self.heartbeat_age_seconds > FRESH_SECONDS
-        )
-        unconfirmed = bool(words and words[8 * CHECKPOINT_TIME_S]) and (
-            self.age_seconds is not None and self.age_seconds > FRESH_SECONDS
-        )
+        confirmed_ns = header[8 * CHECKPOINT_TIME_S] * 1_000_000_000
+        self.age_seconds = _age_seconds(confirmed_ns or header[8 * COMMIT_TIME_NS], now_ns)
+        self.heartbeat_age_seconds = _age_seconds(header[8 * HEARTBEAT_NS], now_ns)
+        unconfirmed = _is_old(_age_seconds(confirmed_ns, now_ns))
+        silent = _is_old(self.heartbeat_age_seconds)
         self.stale = bool(state & STALE) or silent or unconfirmed
         reasons = [sentence for bit, sentence in STATE_REASONS if state & bit]
         if silent:
@@ -127,7 +126,7 @@ class Health:
             reasons.append(f"stale: the newest checkpoint is {self.age_seconds:.0f} s old")
         if error is not None:
             reasons.append(str(error))
-        elif words is not None and not self.ready:
+        elif not self.ready:
             reasons.append("empty: the daemon has not written a first generation yet")
         self.reasons = tuple(reasons)
 
@@ -410,9 +409,10 @@ class PinnedView(_Shortcuts):
         return self._view, environment
 
 
-def _age_seconds(words: memoryview | None, now_ns: int) -> float | None:
-    """Since the newest checkpoint, else since the newest commit."""
-    if words is None:
-        return None
-    since_ns = words[8 * CHECKPOINT_TIME_S] * 1_000_000_000 or words[8 * COMMIT_TIME_NS]
+def _age_seconds(since_ns: int, now_ns: int) -> float | None:
+    """Seconds since then; None for 0, which means never."""
     return max(now_ns - since_ns, 0) / 1e9 if since_ns else None
+
+
+def _is_old(age_seconds: float | None) -> bool:
+    return age_seconds is not None and age_seconds > FRESH_SECONDS

@@ -270,11 +270,7 @@ def read_version(
         if version is None:
             raise _not_found(view, kind, name, None)
     key = record_key(KINDS[kind], name, version)
-    raw, status, resolution = view.read(
-        key,
-        record_key(STATUS, kind, name, version),
-        record_key(RESOLUTION, name, version),
-    )
+    raw = view.read(key)[0]
     record = None if raw is None else decode_record(key, raw)
     if record is None or record.status == DELETED:
         raise _not_found(view, kind, name, version)
@@ -285,16 +281,24 @@ def read_version(
         )
     before = kept.get((kind, name, version))
     document = before.document if before and before.hash == record.hash else _parsed(record.body)
-    statuses = _body(record_key(STATUS, kind, name, version), status)
-    resolved = _body(record_key(RESOLUTION, name, version), resolution) if kind == "agent" else {}
-    if not resolved and kind == "agent":
-        resolved = unresolved(document["metadata"].get("tools", ()))
-    return Loaded(kind, record, document, statuses, resolved)
+    status = _body_of(view, record_key(STATUS, kind, name, version))
+    return Loaded(kind, record, document, status, _resolution(view, kind, document))
+
+
+def _resolution(view: View, kind: str, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What was found for each tool of an agent; a tool asks for none."""
+    if kind != "agent":
+        return {}
+    found = _body_of(view, record_key(RESOLUTION, document["name"], document["version"]))
+    return found or unresolved(document["metadata"].get("tools", ()))
 
 
 def _channel(view: View, kind: str, name: str, channel: str) -> str | None:
-    key = record_key(CHANNEL, kind, name, channel)
-    return _body(key, view.read(key)[0]).get("version")
+    return _body_of(view, record_key(CHANNEL, kind, name, channel)).get("version")
+
+
+def _body_of(view: View, key: bytes) -> dict[str, Any]:
+    return _body(key, view.read(key)[0])
 
 
 def _body(key: bytes, raw: bytes | None) -> dict[str, Any]:
