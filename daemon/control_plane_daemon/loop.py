@@ -70,7 +70,8 @@ class _Again(Exception):
 class EnvironmentLoop:
     """Follows one environment; `open`, then `run` until cancelled, then `close`.
 
-    ``ready`` is called once, with environment and generation, when readers see the log's end.
+    ``ready`` is called once, with environment and generation, when readers see the log's end. A
+    blob that cannot be had for ``patience_seconds`` is missing: its entry is held.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class EnvironmentLoop:
         *,
         ready: Callable[[str, int], None],
         development: bool = False,
+        patience_seconds: float = PATIENCE_SECONDS,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -90,6 +92,7 @@ class EnvironmentLoop:
         self._source = source
         self._ready = ready
         self._development = development
+        self._patience_seconds = patience_seconds
         self._now_ms = now_ms
         self._monotonic = monotonic
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.environment)
@@ -197,7 +200,7 @@ class EnvironmentLoop:
                 f" epoch {moved.epoch}; run 'control-plane replica accept-epoch'"
             )
         except (UnknownLeafVersion, UnknownPayloadType) as error:
-            raise Stopped(f"this daemon is too old for this log: {error}; upgrade it") from error
+            raise Stopped(f"this daemon is too old for the log; {error}") from error
         except SnapshotMismatch as error:
             raise Stopped(str(error)) from error
         except ReplicaInvalid as error:
@@ -267,13 +270,17 @@ class EnvironmentLoop:
             await self._bring(progress)
 
     def _take(self, verified: Verified) -> Progress:
+        try:
+            return self.follower.take(verified)
+        finally:
+            # Also on the way out of an error: what came before it is committed, and good.
+            self._show()
+
+    def _show(self) -> None:
         assert self._opened is not None
-        progress = self.follower.take(verified)
         if self._opened.show_when_ready(self.follower, self._enrolled.size):
-            logger.info(
-                "%s: readers see generation %d", self.environment, self._opened.writer.generation
-            )
-        return progress
+            generation = self._opened.writer.generation
+            logger.info("%s: readers see generation %d", self.environment, generation)
 
     async def _refuse(self, followed: Followed, error: ControlPlaneError) -> None:
         self._tell_once(f"batch refused: {error}")
@@ -284,14 +291,14 @@ class EnvironmentLoop:
         """Fetch what an entry needs; a blob the log itself rests on is waited for."""
         if progress.required is not None:
             fetched = await self._source.fetch(
-                self.follower.epoch, [progress.required], PATIENCE_SECONDS
+                self.follower.epoch, [progress.required], self._patience_seconds
             )
             if progress.required not in fetched.found:
                 raise _Again(f"waiting for blob {progress.required}")
             await self._on_thread(self.follower.deliver, fetched)
             return
         for digests in _chunks(progress.wanted, LOOKAHEAD_BLOBS):
-            fetched = await self._source.fetch(self.follower.epoch, digests, PATIENCE_SECONDS)
+            fetched = await self._source.fetch(self.follower.epoch, digests, self._patience_seconds)
             await self._on_thread(self.follower.deliver, fetched)
 
     def _say_ready(self) -> None:

@@ -5,13 +5,17 @@ The log says what it is told to say: it can lie in every way a store could, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
+from aiohttp import web
 
 from control_plane.log.canonical import sha256_hex
 from control_plane.log.checkpoint import Checkpoint, LogSigner
@@ -298,6 +302,63 @@ def log(trust: Trust, clock: Clock) -> KeptLog:
 @pytest.fixture
 def foreign_log(foreign_trust: Trust, clock: Clock) -> KeptLog:
     return KeptLog(foreign_trust, clock)
+
+
+class Served:
+    """A log over HTTP on loopback, as a store serves it, until a test tells it to lie."""
+
+    def __init__(self, log: KeptLog) -> None:
+        self.log = log
+        self.asked: list[str] = []
+        self.moved = asyncio.Event()
+        self.follow: Callable[[web.Request], web.StreamResponse] | None = None
+        self.blob: Callable[[web.Request], web.StreamResponse] | None = None
+        self.send_blobs = True
+        self.url = ""
+
+    async def answer_follow(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path_qs)
+        if self.follow is not None:
+            return self.follow(request)
+        size, wait = int(request.query["size"]), float(request.query["wait"])
+        if wait and size == len(self.log.leaves):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.moved.wait(), wait)
+        self.moved.clear()
+        return web.Response(body=self.packed(size))
+
+    def packed(self, size: int, **changed: Any) -> bytes:
+        followed = self.log.followed(size, blobs=self.send_blobs)
+        answer = {
+            "format": 1, "epoch": 1, "checkpoint": followed.batch.checkpoint,
+            "first": size, "entries": list(followed.batch.leaves),
+            "blobs": dict(followed.blobs), "more": False,
+        }  # fmt: skip
+        data: bytes = msgpack.packb(answer | changed)
+        return data
+
+    async def answer_blob(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path_qs)
+        if self.blob is not None:
+            return self.blob(request)
+        data = self.log.blobs.get(request.match_info["digest"])
+        return web.Response(status=404) if data is None else web.Response(body=data)
+
+
+@pytest.fixture
+async def served(log: KeptLog) -> AsyncIterator[Served]:
+    served = Served(log)
+    application = web.Application()
+    application.router.add_get("/v1/production/follow", served.answer_follow)
+    application.router.add_get("/production/1/blob/sha256/{digest}", served.answer_blob)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield served
+    served.moved.set()
+    await runner.cleanup()
 
 
 NodeFactory = Callable[..., Node]

@@ -55,7 +55,7 @@ class Plan:
     ``transaction`` is asked each time, because staging ends one transaction and begins another.
     """
 
-    __slots__ = ("_operations", "_size", "_stage", "_transaction", "staged")
+    __slots__ = ("_count", "_operations", "_size", "_stage", "_transaction", "staged")
 
     def __init__(
         self,
@@ -65,13 +65,13 @@ class Plan:
         self._transaction = transaction
         self._stage = stage
         self._operations: Operations = {}
-        self._size = 0
+        self._size = self._count = 0
         self.staged = False
 
     @property
     def count(self) -> int:
-        """How many changes wait in memory."""
-        return len(self._operations)
+        """How many changes of records wait in memory."""
+        return self._count
 
     @property
     def size_bytes(self) -> int:
@@ -143,10 +143,10 @@ class Plan:
         """Stage what has been gathered when it has outgrown the bound; call between two changes."""
         if self._stage is None:
             return
-        if len(self._operations) > STAGED_RECORDS or self._size > STAGED_BYTES:
+        if self._count > STAGED_RECORDS or self._size > STAGED_BYTES:
             self._stage(self._operations)
             self._operations = {}
-            self._size = 0
+            self._size = self._count = 0
             self.staged = True
 
     def write(self, transaction: WriteTransaction) -> None:
@@ -161,6 +161,7 @@ class Plan:
 
     def _set(self, spaced: bytes, value: bytes | None) -> None:
         self._operations[spaced] = value
+        self._count += spaced[:1] == _RECORDS
         self._size += len(spaced) + (0 if value is None else len(value))
 
     def _planned(self, spaced: bytes) -> bytes | None:

@@ -1,0 +1,134 @@
+"""Restarts, grouped commits, full disks and damaged files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lmdb
+import pytest
+
+from control_plane.replica.format import FLAG, record_key
+from control_plane.replica.header import DISK
+from control_plane_daemon.follower import DiskFailed
+
+PILOT = record_key(FLAG, "pilot")
+
+
+def test_a_restart_goes_on_from_the_last_commit(log: Any, make_node: Any, flag: Any) -> None:
+    node = make_node()
+    log.put(flag())
+    node.follow()
+    position, policy = node.follower.position, node.follower.policy
+    node = make_node()
+    assert node.follower.position == position
+    assert node.follower.policy.digest == policy.digest
+    generation = log.put(flag(default="on"))
+    node.follow()
+    assert node.generation == generation == node.record(PILOT).served_generation
+
+
+def test_a_hundred_waiting_entries_are_one_commit(log: Any, node: Any, flag: Any) -> None:
+    node.follow()
+    before = node.follower.commit_count
+    for number in range(100):
+        log.put(flag(f"f{number}"))
+    node.follow()
+    assert node.follower.commit_count == before + 1
+    assert node.generation == 101
+    assert len(node.records()) == 100
+
+
+def test_a_commit_ends_between_entries_when_it_is_full(log: Any, node: Any, flag: Any) -> None:
+    node.follow()
+    before = node.follower.commit_count
+    for part in range(3):
+        log.put(*(flag(f"f{part}.{number}") for number in range(2_100)))
+    shown: list[int] = []
+    commit = node.follower._commits.commit
+    node.follower._commits.commit = lambda: (commit(), shown.append(node.generation))
+    node.follow()
+    assert node.follower.commit_count - before == 2
+    assert shown == [3, 4]
+    assert len(node.records()) == 6_300
+
+
+def test_a_full_disk_leaves_the_last_good_replica_and_is_tried_again(
+    log: Any, node: Any, flag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.put(flag())
+    node.follow()
+    records, generation = node.records(), node.generation
+    log.put(flag(default="on"))
+    with monkeypatch.context() as full:
+        full.setattr(
+            type(node.follower._commits), "add", lambda *_: _raise(lmdb.DiskError("no space"))
+        )
+        with pytest.raises(DiskFailed, match="no space"):
+            node.follow()
+    assert (node.records(), node.generation) == (records, generation)
+    assert node.follower.position.size == 2
+    assert node.state & DISK
+    node.follow()
+    assert node.generation == 3
+    assert not node.state & DISK
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_staged_changes_of_a_crash_are_cleared_and_read_again(
+    log: Any, make_node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_node()
+    leaves = {f"k{number:05}": number for number in range(9_000)}
+    node.follow()
+    generation = log.put({"kind": "config", "name": "big", "metadata": {"values": leaves}})
+    with monkeypatch.context() as crash:
+        crash.setattr(type(node.follower._commits), "add", lambda *_: _raise(RuntimeError("crash")))
+        with pytest.raises(RuntimeError, match="crash"):
+            node.follow()
+    assert node.table("staging")
+    node = make_node()
+    assert node.table("staging") == {}
+    assert node.records() == {}
+    node.follow()
+    assert node.generation == generation
+    assert len(node.records()) == 9_000
+
+
+def test_blobs_beyond_the_memory_bound_are_staged_and_forgotten(
+    log: Any, node: Any, flag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import control_plane_daemon.shelf as shelf
+
+    monkeypatch.setattr(shelf, "MAX_MEMORY_BYTES", 200)
+    log.put(*(flag(f"f{number}") for number in range(50)))
+    node.follow(blobs=False)
+    assert len(node.records()) == 50
+    assert node.table("staging") == {}
+
+
+def test_a_damaged_replica_is_rebuilt_beside_and_shown_when_it_has_caught_up(
+    log: Any, make_node: Any, flag: Any
+) -> None:
+    node = make_node()
+    for default in ("on", "off", "on"):
+        log.put(flag(default=default))
+    node.follow()
+    records = node.records()
+    link = node.folder / "v1" / "current"
+    current = link.readlink()
+    node.close()
+    with (node.folder / "v1" / current / "data.mdb").open("r+b") as file:
+        file.seek(8192)
+        file.write(os.urandom(60_000))
+    node = make_node()
+    assert link.readlink() == current
+    node.take(log.followed(0, limit=2))
+    assert link.readlink() == current
+    node.follow()
+    assert link.readlink() != current
+    assert node.records() == records
+    assert node.generation == 4
