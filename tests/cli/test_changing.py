@@ -133,6 +133,13 @@ def test_a_kill_is_its_own_record_and_survives_a_deployment(
     assert (again.code, "expected a kill in production, found none" in again.err) == (1, True)
 
 
+def test_a_kill_of_a_flag_that_is_not_there_stands_and_says_so(cli: Cli, project: Any) -> None:
+    ran = cli("kill", "f_typo", "-e", "production", cwd=project.folder)
+    assert (ran.code, "flag/f_typo is not in production" in ran.err) == (0, True)
+    listed = cli("list", "kill", "-e", "production", "--json", cwd=project.folder).json
+    assert "f_typo" in [row["name"] for row in listed["documents"]]
+
+
 def test_deleting_a_version_deletes_the_channel_that_points_to_it(
     cli: Cli, project: Any, write: Write, tool: Make
 ) -> None:

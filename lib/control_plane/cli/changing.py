@@ -129,15 +129,7 @@ def _delete(
 
     kind, name, version = parse_reference(target)
     live = [head for key, head in heads.items() if key[:2] == (kind, name) and head.live]
-    part = f"v/{version}" if kind in VERSIONED_KINDS and version else ""
-    if kind in VERSIONED_KINDS and version is None:
-        versions = [head.key.part[2:] for head in live if head.key.part.startswith("v/")]
-        raise NotFound(
-            f"{target}: expected a version, found none; there are"
-            f" {', '.join(f'{target}@{each}' for each in versions) or 'no versions'}"
-        )
-    if not any(head.key.part == part for head in live):
-        raise NotFound(f"{target}: expected it in {environment}, found none")
+    _require_live(target, kind, version, [head.key.part for head in live], environment)
     proposal.delete(target)
     for head in live:
         if head.key.part.startswith("c/") and head.change.version == version:
@@ -146,6 +138,24 @@ def _delete(
             click.echo(f"{target}: channel {channel} points to it and is deleted too", err=True)
         elif kind == "segment" and head.key.part:
             proposal.delete(target, shard=head.key.part[2:])
+
+
+def _require_live(
+    target: str, kind: str, version: str | None, parts: Sequence[str], environment: str
+) -> None:
+    """Refuse what is not there, and an agent or tool without its version."""
+    if kind not in VERSIONED_KINDS:
+        wanted = ""
+    elif version is not None:
+        wanted = f"v/{version}"
+    else:
+        there = [f"{target}@{part[2:]}" for part in parts if part.startswith("v/")]
+        raise NotFound(
+            f"{target}: expected a version, found none; there are"
+            f" {', '.join(there) or 'no versions'}"
+        )
+    if wanted not in parts:
+        raise NotFound(f"{target}: expected it in {environment}, found none")
 
 
 def _propose_inverse(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from control_plane.cli.output import print_json, print_table
 from control_plane.cli.settings import Settings, settings
-from control_plane.errors import ControlPlaneError, NotFound, StoreUnreachable
+from control_plane.errors import (
+    ControlPlaneError,
+    NotFound,
+    ReplicaUnavailable,
+    StoreUnreachable,
+)
 
 if TYPE_CHECKING:
-    from control_plane.client import Health
+    from control_plane.client import ControlPlaneClient, Health
+    from control_plane.feature_flags.evaluation import Evaluation
 
 
 @click.command("eval")
@@ -37,26 +44,15 @@ def evaluate(
     """Evaluate a flag from this node's replica, as an application would. Needs no store."""
     from control_plane.client import ControlPlaneClient
 
-    found = settings(replica=replica)
+    # The library logs what it answers with a default; here that is the answer, said once.
+    logging.getLogger("control_plane").addHandler(logging.NullHandler())
     attributes = _attributes(context)
-    with ControlPlaneClient(found.replica(), environment) as client:
+    with ControlPlaneClient(settings(replica=replica).replica(), environment) as client:
         result = client.flags.evaluate(
             name.removeprefix("flag/"), None,
             user_id=user_id, tenant_id=tenant_id, context=attributes,
         )  # fmt: skip
-        where = client.health().environment
-    if result.error_code == "FLAG_NOT_FOUND":
-        raise NotFound(f"flag/{name}: expected it in {where}, found none")
-    told = {
-        "name": name,
-        "environment": where,
-        "value": result.value,
-        "variant": result.variant,
-        "reason": result.reason,
-        "rule": result.rule,
-        "error_code": result.error_code,
-        "generation": result.generation,
-    }
+        told = _answered(name, client, result)
     if as_json:
         print_json(told)
         return
@@ -65,6 +61,31 @@ def evaluate(
         for field in ("variant", "reason", "rule", "error_code", "environment", "generation"):
             if told[field] is not None:
                 click.echo(f"  {field.replace('_', ' '):<12}{told[field]}")
+
+
+def _answered(name: str, client: ControlPlaneClient, result: Evaluation) -> dict[str, Any]:
+    """The evaluation as it is printed.
+
+    Raises:
+        ReplicaUnavailable: there is no replica to ask, or nobody said which.
+        NotFound: the replica has no such flag.
+    """
+    if result.error_code == "PROVIDER_NOT_READY":
+        absence = client.source.error or f"{client.replica}: expected a replica, found none"
+        raise ReplicaUnavailable(str(absence))
+    environment = client.health().environment
+    if result.error_code == "FLAG_NOT_FOUND":
+        raise NotFound(f"flag/{name}: expected it in {environment}, found none")
+    return {
+        "name": name,
+        "environment": environment,
+        "value": result.value,
+        "variant": result.variant,
+        "reason": result.reason,
+        "rule": result.rule,
+        "error_code": result.error_code,
+        "generation": result.generation,
+    }
 
 
 @click.command()

@@ -114,11 +114,20 @@ def kill(
 
     Works whatever the flag's file says, overtakes waiting deployments, and no deployment lifts it.
     """
+    from control_plane.log.statements import Key
+
     name = name.removeprefix("flag/")
     with publisher(settings(**given)) as author:
         proposal = author.change(environment, reason or f"kill {name}", verb="kill")
         proposal.kill(name, variant)
         submissions = author.submit(proposal)
+        # Asked afterwards: an incident waits for nothing, and a kill may come before its flag.
+        flag_head = author.heads(environment, [Key("flag", name)]).get(Key("flag", name))
+        if flag_head is None or not flag_head.live:
+            click.echo(
+                f"flag/{name} is not in {environment}; the kill stands and will hold for it",
+                err=True,
+            )
     report_changes(environment, list(proposal.changes), submissions, False, as_json)
 
 

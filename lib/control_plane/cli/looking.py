@@ -16,13 +16,14 @@ from control_plane.cli.settings import (
     store_options,
 )
 from control_plane.errors import NotFound
-from control_plane.names import CHANGE_KINDS, MANIFEST_KINDS, VERSIONED_KINDS
+from control_plane.names import CHANGE_KINDS, VERSIONED_KINDS
 
 if TYPE_CHECKING:
     from control_plane.log.statements import Key
     from control_plane.publish.publisher import Publisher, StoredHead
 
 Heads = Mapping["Key", "StoredHead"]
+Channels = Mapping["Key", list[str]]
 
 
 @click.command()
@@ -63,7 +64,8 @@ def list_documents(kind: str | None, environment: str, as_json: bool, **given: A
     found = settings(**given)
     with publisher(found, sign=False) as reader:
         heads = reader.heads(environment)
-    rows = [_listed(heads, head) for head in heads.values() if _shown(head, kind)]
+    channels = _channels(heads)
+    rows = [_listed(heads, channels, head) for head in heads.values() if _shown(head, kind)]
     rows.sort(key=lambda row: (CHANGE_KINDS.index(row["kind"]), row["reference"]))
     if as_json:
         print_json({"environment": environment, "documents": rows})
@@ -154,7 +156,7 @@ def _shown(head: StoredHead, kind: str | None) -> bool:
     )
 
 
-def _listed(heads: Heads, head: StoredHead) -> dict[str, Any]:
+def _listed(heads: Heads, channels: Channels, head: StoredHead) -> dict[str, Any]:
     version = head.key.part[2:]
     reference = f"{head.key.kind}/{head.key.name}" + (f"@{version}" if version else "")
     return {
@@ -166,31 +168,31 @@ def _listed(heads: Heads, head: StoredHead) -> dict[str, Any]:
         "digest": head.digest,
         "verb": head.verb,
         "key_ids": list(head.key_ids),
-        "notes": _notes(heads, head, version),
+        "notes": _notes(heads, channels, head),
     }
 
 
-def _notes(heads: Heads, head: StoredHead, version: str) -> list[str]:
+def _notes(heads: Heads, channels: Channels, head: StoredHead) -> list[str]:
     key = head.key
     if key.kind == "kill":
         variant = (head.change.value or {}).get("variant")
         return [f"serves {variant}" if variant else "serves the disabled variant"]
-    notes = []
-    if key.kind == "flag" and (kill := heads.get(key._replace(kind="kill"))) and kill.live:
-        notes.append("killed")
-    if key.kind in MANIFEST_KINDS and version:
-        notes += [
-            other.key.part[2:]
-            for other in heads.values()
-            if other.live
-            and other.key[:2] == key[:2]
-            and other.key.part.startswith("c/")
-            and other.change.version == version
-        ]
-        status = heads.get(key._replace(part=f"s/{version}"))
-        if status is not None and status.live and status.change.status != "active":
-            notes.append(str(status.change.status))
-    return notes
+    if key.kind in VERSIONED_KINDS:
+        status = heads.get(key._replace(part=f"s/{key.part[2:]}"))
+        marked = status is not None and status.live and status.change.status != "active"
+        return channels.get(key, []) + ([str(status.change.status)] if status and marked else [])
+    kill = heads.get(key._replace(kind="kill")) if key.kind == "flag" else None
+    return ["killed"] if kill is not None and kill.live else []
+
+
+def _channels(heads: Heads) -> Channels:
+    """The channels that point to each version."""
+    found: dict[Key, list[str]] = {}
+    for key, head in heads.items():
+        if head.live and key.part.startswith("c/"):
+            version = key._replace(part=f"v/{head.change.version}")
+            found.setdefault(version, []).append(key.part[2:])
+    return found
 
 
 def _told(entry: Mapping[str, Any], by: str) -> str:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from control_plane.cli.children import Child
 
 
+READY_SECONDS = 30.0
+
+
 @click.command()
 @click.option("--project", "folder", metavar="DIR", help="The project; default the one around.")
 @click.option("--listen", metavar="HOST:PORT", help="Where the store listens; default as made.")
@@ -54,6 +57,7 @@ def up(folder: str | None, listen: str | None, replica: str | None, take_over: b
         stack.callback(daemon.stop)
         click.echo(f"replica  {root}")
         _publish(project, url, take_over)
+        _await_replicas(project, url, root)
         click.echo(f"ready; watching {project.manifests}, Ctrl-C ends")
         _follow(project, url, take_over, stop, (store, daemon))
         click.echo("ending")
@@ -73,6 +77,20 @@ def _publish(project: Project, url: str, take_over: bool) -> None:
             click.echo(publish_folder(project, url, environment, take_over=take_over))
         except ControlPlaneError as error:
             click.echo(f"{environment}: not published: {error}", err=True)
+
+
+def _await_replicas(project: Project, url: str, root: Path) -> None:
+    """Until applications see what the store holds, so that "ready" is true for them too."""
+    from control_plane.cli.settings import read_token
+    from control_plane.client import ControlPlaneClient
+    from control_plane.publish.client import StoreClient
+
+    token = read_token(project.private / "tokens" / "follow.token")
+    with StoreClient(url, token) as store:
+        for environment in project.environments:
+            generation = int(store.position(environment)["generation"])
+            with ControlPlaneClient(str(root), environment) as client:
+                client.wait_for(generation, timeout_seconds=READY_SECONDS)
 
 
 def publish_folder(project: Project, url: str, environment: str, *, take_over: bool = False) -> str:
