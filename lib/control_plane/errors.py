@@ -259,6 +259,13 @@ class MissingExtra(ControlPlaneError):
 
     code = "missing_extra"
 
+    @classmethod
+    def of(cls, package: str | None, extra: str) -> MissingExtra:
+        """The refusal of a call that needs ``package``, which ``extra`` would bring."""
+        return cls(
+            f"expected the package {package}, found none; pip install 'control-plane[{extra}]'"
+        )
+
 
 class UnsupportedPlatformError(ControlPlaneError):
     """Replicas cannot be mapped on this platform."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.testing import replica
+
 PACKAGES = ("control_plane", "control_plane_store", "control_plane_daemon")
 EXTRAS = ["all", "cli", "daemon", "publish", "store"]
 
@@ -61,26 +63,65 @@ def python_of(place: Path, *install: str) -> Path:
     return python
 
 
+READ = """
+import sys
+from control_plane import ControlPlaneClient
+with ControlPlaneClient(replica=sys.argv[1], environment=sys.argv[2]) as client:
+    agent = client.registry.get_agent("helper", version="1.0.0")
+    print(client.is_enabled("x"), client.config.get("ai.model"), agent.temperature, [*agent.tools])
+"""
+HELPER = {
+    "kind": "agent", "name": "helper", "version": "1.0.0", "owner": "team",
+    "metadata": {
+        "description": "helps", "system_prompt": "help", "temperature": 0.5, "tools": ["crm_tool"],
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment in which only the wheel was installed."""
+    place = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    pip = [str(place / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    return place / "bin" / "python"
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.timeout(300)
-def test_a_bare_install_reads_and_names_the_extra_for_everything_else(
-    wheel: Path, tmp_path: Path
+def test_a_bare_install_reads_flags_configuration_and_registry(bare: Path) -> None:
+    with replica(flags={"x": True}, config={"ai": {"model": "m"}}, agents=[HELPER]) as kit:
+        read = run(bare, "-c", READ, kit.replica, kit.environment)
+    assert (read.stdout, read.stderr) == ("True m 0.5 ['crm_tool']\n", "")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("script", "package", "extra"),
+    [
+        (
+            "from control_plane.__main__ import main; sys.exit(main(['get', 'flag/x']))",
+            "click",
+            "cli",
+        ),
+        ("from control_plane.publish import Publisher", "rfc8785", "publish"),
+        (
+            "from control_plane.testing import replica\nwith replica(flags={'x': True}): pass",
+            "rfc8785",
+            "publish",
+        ),
+    ],
+)
+def test_a_bare_install_names_the_extra_it_lacks(
+    bare: Path, script: str, package: str, extra: str
 ) -> None:
-    python = python_of(tmp_path / "bare", str(wheel))
-    script = (
-        "from control_plane.testing import replica\n"
-        "with replica(flags={'x': True}, config={'ai': {'model': 'm'}}) as client:\n"
-        "    print(client.is_enabled('x'), client.config.get('ai.model'))\n"
-    )
-    run = subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=False)
-    assert (run.stdout, run.stderr) == ("True m\n", "")
-    command = subprocess.run(
-        [str(python.parent / "control-plane"), "get", "flag/x"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert command.returncode == 3
-    assert (
-        command.stderr == "control-plane: expected the package click, found none; "
-        "pip install 'control-plane[cli]'\n"
+    found = run(bare, "-c", f"import sys\n{script}")
+    assert found.returncode in (1, 3)
+    assert found.stderr.splitlines()[-1].endswith(
+        f": expected the package {package}, found none; pip install 'control-plane[{extra}]'"
     )

@@ -14,6 +14,13 @@ with the test.
 
 from __future__ import annotations
 
-from control_plane.testing.kit import ReplicaKit, replica
+from control_plane.errors import MissingExtra
+
+try:
+    from control_plane.testing.kit import ReplicaKit, replica
+except ModuleNotFoundError as error:
+    if (error.name or "control_plane").startswith("control_plane"):
+        raise
+    raise MissingExtra.of(error.name, "publish") from error
 
 __all__ = ["ReplicaKit", "replica"]
