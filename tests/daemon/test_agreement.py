@@ -13,7 +13,7 @@ from control_plane.log.statements import Change
 from control_plane.replica.format import head_key
 
 RELAXED = settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 NAMES = st.sampled_from(["a", "b"])
