@@ -74,6 +74,10 @@ MAX_SHAPES = 4096
 VALUES, VARIANTS, DETAILS = "values", "variants", "details"
 
 
+class Moved(Exception):
+    """Raised inside a function whose memberships met a record of a newer transaction."""
+
+
 class PlainContext:
     """A context that shows only str, int, float, bool and nested objects; the rest match nothing.
 

@@ -25,6 +25,7 @@ from control_plane.feature_flags.compile import (
     VARIANTS,
     CompiledFlag,
     Function,
+    Moved,
     PlainContext,
     plain,
 )
@@ -37,7 +38,6 @@ from control_plane.feature_flags.evaluation import (
     TYPE_MISMATCH,
     Evaluation,
 )
-from control_plane.feature_flags.segments import Moved
 from control_plane.feature_flags.table import Library, Table
 
 TYPE_CHECKING = False
@@ -347,7 +347,7 @@ class FlagEvaluator:
             table = self._current()
             try:
                 flag = table.flag(name)
-                answer = flag.bound(mode, table.members.contains)
+                answer = flag.bound(mode, table.members(flag))
                 if answer.__class__ is Function:
                     answer = self._called(answer, name, mode, user_id, tenant_id, context)
                 return answer, flag

@@ -11,10 +11,10 @@ finds a newer one it raises ``Moved``, and the caller drops the table and evalua
 
 from __future__ import annotations
 
-from msgpack import unpackb
-
 from control_plane.errors import ReplicaCorrupt
 from control_plane.feature_flags.bucketing import unit_of
+from control_plane.feature_flags.compile import Moved
+from control_plane.feature_flags.packed import unpack
 from control_plane.replica.format import SEGMENT, decode_record, record_key
 
 TYPE_CHECKING = False
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 HASH_BYTES = 16
 MAX_SHARD_BITS = 16
-
-
-class Moved(Exception):
-    """A record of a newer transaction was met; internal to evaluation."""
 
 
 class Memberships:
@@ -78,7 +74,7 @@ class Memberships:
         if not body:
             return b""
         try:
-            content = unpackb(body)
+            content = unpack(body)
             found = content["shards"] if "shards" in content else content["members"]
         except (ValueError, TypeError, KeyError) as error:
             raise _corrupt(segment, "members or shards", repr(error)) from error

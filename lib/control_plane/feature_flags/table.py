@@ -15,8 +15,6 @@ flag of that name instead, and asks again next time.
 
 from __future__ import annotations
 
-from msgpack import unpackb
-
 from control_plane.errors import (
     ControlPlaneError,
     InputInvalid,
@@ -33,7 +31,7 @@ from control_plane.feature_flags.evaluation import (
     PROVIDER_NOT_READY,
     TYPE_MISMATCH,
 )
-from control_plane.feature_flags.segments import Memberships
+from control_plane.feature_flags.packed import unpack
 from control_plane.replica.format import DELETED, FLAG, HEADER_BYTES, decode_record, record_key
 
 TYPE_CHECKING = False
@@ -41,19 +39,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from control_plane.feature_flags.segments import Read
+    from control_plane.feature_flags.compile import Members
+    from control_plane.feature_flags.segments import Memberships, Read
 
 MAX_ABSENT = 4096
+FEW = 32
 MAX_LOGGED = 10_000
 
 
 class Library:
     """What tables share: compiled flags by name, and which names were complained about."""
 
-    __slots__ = ("_compiler", "_last", "_logged")
+    __slots__ = ("_compiler", "_decoded", "_last", "_logged", "_unpack")
 
     def __init__(self) -> None:
         self._compiler = Compiler()
+        self._unpack: Callable[[bytes], Any] = unpack
+        self._decoded = 0
         self._last: dict[str, tuple[bytes, CompiledFlag]] = {}
         self._logged: set[str] = set()
 
@@ -75,12 +77,31 @@ class Library:
         if record.status == DELETED:
             self._last.pop(name, None)
             return self.fault(name, FLAG_NOT_FOUND, "expected a flag, found it deleted")
-        metadata, kill = _content(name, record.body)
+        metadata, kill = self._content(record.body)
         if metadata is None and kill is None:
             return self.fault(name, FLAG_NOT_FOUND, "expected a flag, found none accepted so far")
         flag = self._compiler.compile(name, metadata, kill, record.served_generation)
         self._last[name] = (header, flag)
         return flag
+
+    def _content(self, body: bytes) -> tuple[Any, Any]:
+        """A flag record's metadata and kill."""
+        if not body:
+            return None, None
+        self._decoded += 1
+        if self._decoded == FEW:
+            # Imported here, see ``packed``.
+            from msgpack import unpackb
+
+            self._unpack = unpackb
+        try:
+            content = self._unpack(body)
+            return content["m"], content["k"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReplicaCorrupt(
+                f"expected a mapping with m and k, found {error!r}; "
+                "run 'control-plane replica verify'"
+            ) from error
 
     def last(self, name: str) -> CompiledFlag | None:
         """The last good flag of that name."""
@@ -116,9 +137,9 @@ class Table:
         "_absent",
         "_flags",
         "_library",
+        "_memberships",
         "_read",
         "enabled",
-        "members",
         "revision",
         "seen",
         "values",
@@ -140,7 +161,7 @@ class Table:
         self.enabled: dict[str, Any] = {}
         self.variants: dict[str, Any] = {}
         self.values: dict[str, Any] = {}
-        self.members = Memberships(read)
+        self._memberships: dict[str, Memberships] = {}
         self._library = library
         self._read = read
         self._flags: dict[str, CompiledFlag] = {}
@@ -162,12 +183,23 @@ class Table:
                 self._flags[name] = flag
         return flag
 
+    def members(self, flag: CompiledFlag) -> Members | None:
+        """What answers the flag's questions for memberships, if it has any."""
+        return self._asked().contains if flag.segments else None
+
+    def _asked(self) -> Memberships:
+        # Imported here: most processes have no flag that asks for a segment.
+        from control_plane.feature_flags.segments import Memberships
+
+        # One step for all threads: the first to come decides.
+        return self._memberships.setdefault("", Memberships(self._read))
+
     def load_enabled(self, name: str) -> Any:
         """Fill ``enabled`` for a name; raises as ``flag``."""
         flag = self.flag(name)
         answer = None
         if flag.type in ("bool", ""):
-            answer = flag.bound(VALUES, self.members.contains)
+            answer = flag.bound(VALUES, self.members(flag))
         else:
             self._library.complain(name, f"{TYPE_MISMATCH}: expected a bool, found a {flag.type}")
         return self._kept(name, self.enabled, answer)
@@ -175,12 +207,12 @@ class Table:
     def load_variant(self, name: str) -> Any:
         """Fill ``variants`` for a name; raises as ``flag``."""
         flag = self.flag(name)
-        return self._kept(name, self.variants, flag.bound(VARIANTS, self.members.contains))
+        return self._kept(name, self.variants, flag.bound(VARIANTS, self.members(flag)))
 
     def load_value(self, name: str) -> Any:
         """Fill ``values`` for a name; raises as ``flag``."""
         flag = self.flag(name)
-        return self._kept(name, self.values, flag.bound(VALUES, self.members.contains))
+        return self._kept(name, self.values, flag.bound(VALUES, self.members(flag)))
 
     def _kept(self, name: str, answers: dict[str, Any], answer: Any) -> Any:
         if name in self._flags:
@@ -202,7 +234,7 @@ class Table:
         except ControlPlaneError as error:
             return self._without_record(name, error), False
         if flag.segments:
-            self.members.join(txn)
+            self._asked().join(txn)
         if raw is None:
             # Names may come from anywhere: only so many absent ones are remembered.
             self._absent += 1
@@ -216,19 +248,6 @@ class Table:
             return last
         code = PROVIDER_NOT_READY if isinstance(error, ReplicaUnavailable) else GENERAL
         return self._library.fault(name, code, str(error))
-
-
-def _content(name: str, body: bytes) -> tuple[Any, Any]:
-    """A flag record's metadata and kill."""
-    if not body:
-        return None, None
-    try:
-        content = unpackb(body)
-        return content["m"], content["k"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ReplicaCorrupt(
-            f"expected a mapping with m and k, found {error!r}; run 'control-plane replica verify'"
-        ) from error
 
 
 def unavailable(reason: Callable[[], object]) -> Read:
