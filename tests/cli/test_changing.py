@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from control_plane.publish import Publisher
+
 Cli = Callable[..., Any]
 Make = Callable[..., dict[str, Any]]
 Write = Callable[..., Path]
@@ -215,6 +217,24 @@ def test_get_prints_what_was_published(cli: Cli, project: Any, write: Write, fla
     assert got["document"] == document
     text = cli("get", "flag/f_got", "-e", "production", cwd=project.folder).out
     assert "description: größer" in text
+
+
+def test_the_publisher_does_in_python_what_apply_does(
+    cli: Cli, project: Any, flag: Make, tool: Make
+) -> None:
+    token = (project.private / "tokens" / "submit.token").read_text().strip()
+    key = str(project.private / "keys" / "author.pem")
+    with Publisher(project.store, key, token=token) as publisher:
+        change = publisher.change("staging", "from python")
+        change.put(flag("f_python"))
+        change.put(tool("t_python"))
+        change.activate("tool/t_python@1.0.0")
+        (submission,) = publisher.submit(change)
+        assert publisher.document("staging", "flag/f_python") == flag("f_python")
+        assert publisher.submit(change) == []
+    entries = cli("history", "-e", "staging", "--limit", 1, "--json", cwd=project.folder).json
+    told = entries["entries"][0]
+    assert (told["generation"], told["reason"]) == (submission.generation, "from python")
 
 
 @pytest.mark.parametrize("reference", ["flag/absent", "tool/absent", "tool/absent@1.0.0"])

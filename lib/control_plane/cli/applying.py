@@ -62,6 +62,9 @@ def apply(
 ) -> None:
     """Publish documents to an environment; agents and tools are activated too.
 
+    Agents and tools without their author's signature are signed with --key on the way; their files
+    stay as they are. Documents that stand already are left alone.
+
     Large sets go in steps of 250 changes; --atomic makes one. A record last changed by another
     verb, such as 'flag off', is not written over unless 'pull' has seen it or --take-over is given.
     """

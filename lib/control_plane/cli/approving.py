@@ -1,8 +1,8 @@
 """``approve``, ``submit`` and ``pending``: change sets that need more than one signature.
 
-An approval is a signature over the very statement, so what is approved is printed first, read from
-the bytes that are signed and from blobs that have their digests. A set lies in a file people pass
-on, or waits in the store until its last signature makes it an entry.
+An approval is a signature over the very statement, so what is printed is read from the bytes that
+are signed: every change with the digest of its document. A set lies in a file people pass on, with
+its documents inside, or waits in the store until its last signature makes it an entry.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,8 +190,6 @@ def _approved(found: Settings, change: SignedChange) -> SignedChange:
     envelope = change.envelope
     for signer in found.signers():
         envelope = sign_envelope(envelope, signer)
-    from dataclasses import replace
-
     return replace(change, envelope=envelope)
 
 
@@ -213,6 +212,7 @@ def _print_approved(
         return
     click.echo(f"{change.environment}: {statement.verb}, {statement.reason!r}")
     for item in change.changes():
-        click.echo(f"  {item.action} {item.key}")
+        digest = f" sha256 {short(item.digest)}" if item.digest else ""
+        click.echo(f"  {item.action} {item.key}{digest}")
     ids = ", ".join(short(signature.key_id) for signature in change.envelope.signatures)
     click.echo(f"statement {change.identity[:16]}, signatures {ids}: {outcome}")

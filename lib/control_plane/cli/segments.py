@@ -115,8 +115,8 @@ def _shards(author: Publisher, environment: str, name: str) -> Mapping[str, str]
     """Digest of each live shard."""
     return {
         key.part[2:]: head.digest
-        for key, head in author.heads(environment).items()
-        if key.kind == "segment" and key.name == name and key.part and head.live
+        for key, head in author.heads(environment, kind="segment").items()
+        if key.name == name and key.part and head.live
     }
 
 

@@ -7,6 +7,7 @@ environment's heads, fills in each ``replaces`` and signs. Nothing here asks a s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from control_plane.errors import ManifestInvalid, StatementInvalid
@@ -16,8 +17,6 @@ from control_plane.manifests.documents import blob, parse_reference, reference
 from control_plane.manifests.validation import validate
 from control_plane.names import MAX_REASON_BYTES, VERSIONED_KINDS
 from control_plane.publish.sign import check_checksum
-
-MAX_SHARDS_BITS = 16
 
 
 class Proposal:
@@ -77,16 +76,12 @@ class Proposal:
 
     def put_bytes(self, change: Change, data: bytes) -> Key:
         """Propose a put of exact bytes, such as a blob of an earlier generation."""
-        from dataclasses import replace
-
         digest = sha256_hex(data)
         self.blobs[digest] = data
         return self._add(replace(change, digest=digest, replaces=None))
 
     def put_again(self, change: Change) -> Key:
         """Propose a change of an earlier generation again; the store still holds its blob."""
-        from dataclasses import replace
-
         return self._add(replace(change, replaces=None))
 
     def delete(self, target: str, *, channel: str | None = None, shard: str | None = None) -> Key:
@@ -162,8 +157,6 @@ class Proposal:
 
 def manifest_change(change: Change, document: Mapping[str, Any]) -> tuple[Change, bytes]:
     """The put of a finished (signed where needed) document, and its blob."""
-    from dataclasses import replace
-
     data = blob(dict(document))
     checksum = document.get("checksum_sha256") if change.kind in VERSIONED_KINDS else None
     return replace(change, digest=sha256_hex(data), checksum=checksum), data

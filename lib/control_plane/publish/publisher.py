@@ -119,9 +119,11 @@ class Publisher:
         """An empty proposal for ``environment``."""
         return Proposal(environment, reason, verb)
 
-    def heads(self, environment: str, keys: Sequence[Key] = ()) -> dict[Key, StoredHead]:
-        """All heads, or those of ``keys`` that have one."""
-        return self._heads(environment, keys)[1]
+    def heads(
+        self, environment: str, keys: Sequence[Key] = (), *, kind: str = ""
+    ) -> dict[Key, StoredHead]:
+        """All heads, those of a kind, or those of ``keys`` that have one."""
+        return self._heads(environment, keys, kind)[1]
 
     def document(self, environment: str, target: str) -> dict[str, Any]:
         """The manifest that is the head of ``flag/x`` or ``tool/y@1.2.0``.
@@ -269,8 +271,10 @@ class Publisher:
             )
         return signed(document, self.signers[0])
 
-    def _heads(self, environment: str, keys: Sequence[Key]) -> tuple[str, dict[Key, StoredHead]]:
-        answer = self.store.heads(environment, [str(key) for key in keys])
+    def _heads(
+        self, environment: str, keys: Sequence[Key], kind: str = ""
+    ) -> tuple[str, dict[Key, StoredHead]]:
+        answer = self.store.heads(environment, [str(key) for key in keys], kind)
         origin = str(answer["origin"])
         expected = self._origins.get(environment)
         if expected is not None and origin != expected:
