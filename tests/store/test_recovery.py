@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from control_plane.errors import Forked, FormatUnsupported, NotFound
 from control_plane.log.canonical import sha256_hex
 from control_plane.log.checkpoint import open_checkpoint
+from control_plane.log.merkle import Frontier
 from control_plane.log.statements import ChangeSet
 from control_plane_store.database import Database, StoreHeld, Transaction
 
@@ -55,8 +59,9 @@ def test_a_crash_before_the_checkpoint_is_finished_by_the_next_start(
     told: list[tuple[str, int]] = []
     again = sequencer(published=lambda environment, log: told.append((environment, log.note_size)))
     again.start()
+    published_before_serving = list(told)
     again.close()
-    assert ("production", 2) in told
+    assert ("production", 2) in published_before_serving
     found = checkpoint_of(again.position("production").log, installation).checkpoint
     assert (found.size, found.root) == (2, unpublished.frontier.root())
 
@@ -92,6 +97,30 @@ def test_a_transaction_that_fails_leaves_nothing_and_tells_the_author(
         assert snapshot.log("production").frontier.size == 1
     taken = take(writer, installation, installation.flag())
     assert taken.result(timeout=10).index == 1
+    writer.close()
+
+
+def test_a_transaction_that_fails_after_it_was_persisted_is_found_again(
+    sequencer: Any, installation: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = sequencer()
+    writer.start()
+    real = database.write
+
+    @contextmanager
+    def failing_late(*, synced: bool = True) -> Iterator[Transaction]:
+        with real(synced=synced) as transaction:
+            yield transaction
+        raise OperationalError("COMMIT", {}, OSError("no answer"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "write", failing_late)
+        failed = take(writer, installation, installation.flag())
+        assert failed.exception(timeout=10).code == "store_failed"
+    repeated = take(writer, installation, installation.flag())
+    following = take(writer, installation, installation.flag("second"))
+    assert (repeated.result(timeout=10).index, repeated.result().repeated) == (1, True)
+    assert following.result(timeout=10).index == 2
     writer.close()
 
 
@@ -150,6 +179,22 @@ def test_another_tree_than_the_signed_one_is_never_signed(
         sequencer()
     with database.read() as snapshot:
         assert snapshot.log("production").note == published.note
+
+
+def test_a_tree_somebody_else_wrote_is_not_signed(
+    sequencer: Any, installation: Any, database: Any
+) -> None:
+    writer = sequencer()
+    take(writer, installation, installation.flag())
+    writer.work()
+    log = writer.position("production").log
+    other = replace(log, frontier=Frontier().extended([b"a" * 32, b"b" * 32]))
+    with database.write() as transaction:
+        transaction.move(other)
+    with pytest.raises(Forked, match="expected the database at size 2 as written"):
+        writer.publish_checkpoint("production")
+    with database.read() as snapshot:
+        assert snapshot.log("production").note_size == 1
 
 
 def test_a_second_store_is_refused_and_the_holder_named(database: Any) -> None:
