@@ -21,7 +21,7 @@ import msgpack
 from control_plane.errors import NotFound
 from control_plane.log.merkle import consistency_proof
 from control_plane.log.tiles import TILE_WIDTH, encode_entries, parse_tile_path
-from control_plane_store.database import Log, Snapshot
+from control_plane_store.transactions import Log, Snapshot
 
 PART_BYTES = 8 << 20
 ENTRY_BYTES = 4 << 20

@@ -11,7 +11,7 @@ from control_plane.log.canonical import Json, parse
 from control_plane.log.envelope import Envelope
 from control_plane.log.leaf import Leaf
 from control_plane.log.statements import Change, ChangeSet, Key, decode_change_list, parse_statement
-from control_plane_store.database import HeadRow, Log, Snapshot, key_bytes
+from control_plane_store.transactions import HeadRow, Log, Snapshot, key_bytes
 
 MAX_HEADS = 20_000
 MAX_ENTRIES = 1_000

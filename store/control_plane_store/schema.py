@@ -1,4 +1,4 @@
-"""Which tables a store database has, in format 1. Queries live in ``database``.
+"""Which tables a store database has, in format 1. Queries live in ``transactions``.
 
 A log is one epoch of one environment. ``entries`` and ``hashes`` are its tree and never change
 once written; ``heads``, ``touches`` and the positions in ``logs`` are folds over the entries and

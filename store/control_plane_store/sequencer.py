@@ -50,7 +50,8 @@ from control_plane.names import MAX_SIGNATURES
 from control_plane.trust.state import LogIdentity, Policy
 from control_plane_store.admission import Surroundings, Waiting, admit, is_urgent
 from control_plane_store.audit import Audit
-from control_plane_store.database import Database, Log, PendingRow, Snapshot, Transaction
+from control_plane_store.database import Database
+from control_plane_store.transactions import Log, PendingRow, Snapshot, Transaction
 
 RENEW_SECONDS = 8.0
 """Nodes call a checkpoint stale at 60 s; the promise is a renewal every 10 s at the latest."""

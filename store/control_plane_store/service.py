@@ -33,8 +33,9 @@ from control_plane.log.canonical import sha256_hex
 from control_plane.names import DIGEST, MAX_LEAF_BYTES, MAX_REQUEST_BYTES
 from control_plane_store import answers, feed, insight, tokens
 from control_plane_store.admission import read_change_set
-from control_plane_store.database import Database, Log, Snapshot, TokenRow
+from control_plane_store.database import Database
 from control_plane_store.sequencer import Outcome, Pending, Receipt, Sequencer, refusal
+from control_plane_store.transactions import Log, Snapshot, TokenRow
 
 MAX_WAIT_SECONDS = 20.0
 BODY_SECONDS = 60.0

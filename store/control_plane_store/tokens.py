@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 
 from control_plane.errors import NotFound, TokenRefused
 from control_plane_store.audit import Audit
-from control_plane_store.database import Database, Snapshot, TokenRow
+from control_plane_store.database import Database
+from control_plane_store.transactions import Snapshot, TokenRow
 
 PREFIX = "cpt_"
 SECRET_BYTES = 32

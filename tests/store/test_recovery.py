@@ -17,7 +17,8 @@ from control_plane.log.canonical import sha256_hex
 from control_plane.log.checkpoint import open_checkpoint
 from control_plane.log.merkle import Frontier
 from control_plane.log.statements import ChangeSet
-from control_plane_store.database import Database, StoreHeld, Transaction
+from control_plane_store.database import Database, StoreHeld
+from control_plane_store.transactions import Transaction
 
 
 def take(writer: Any, installation: Any, data: bytes) -> Any:
@@ -211,7 +212,7 @@ def test_a_second_store_is_refused_and_the_holder_named(database: Any) -> None:
 
 def test_a_database_of_a_newer_format_is_refused(database: Any) -> None:
     with database.write() as transaction:
-        transaction._connection.exec_driver_sql("UPDATE format SET version = 2")
+        transaction.connection.exec_driver_sql("UPDATE format SET version = 2")
     with pytest.raises(FormatUnsupported, match="expected format 1, found 2"):
         Database.open(database.path)
 
