@@ -188,7 +188,8 @@ def test_tile_paths_are_spelled_as_specified(
     [
         "tile/0/0", "tile/0/0000", "tile/00/000", "tile/64/000", "tile/0/x000/001",
         "tile/0/001/002",
-        "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/01", "tile/-1/000", "tile/0/٠٠٠",
+        "tile/0/000.p/0", "tile/0/000.p/256",
+        "tile/0/000.p/257", "tile/0/000.p/01", "tile/-1/000", "tile/0/٠٠٠",
         "tile/entry/000", "tile/0/000/", "/tile/0/000", "tile/0/000\n",
     ],
 )  # fmt: skip
