@@ -6,8 +6,8 @@ What this module decides:
   previous commit whole; the entries after it are read from the log again.
 - A commit holds whole entries. It is full at 4,096 records, 16 MiB or 100 ms, so that neither a
   reader's wait nor a heartbeat's grows with the length of the log.
-- What an entry too large for that has gathered is staged in transactions that move no position;
-  entries grouped before it are committed first, so nothing earlier waits for it.
+- What an entry too large for that has gathered is staged in transactions that do not move the
+  position beyond the entries before it, so nothing earlier waits for it.
 """
 
 from __future__ import annotations
@@ -62,11 +62,17 @@ class Commits:
         self._last_commit = -COMMIT_INTERVAL_SECONDS
         self._records = 0
         self._size_bytes = 0
+        self._dirty = False
         self.position = position
         self.count = 0
 
+    def writing(self) -> WriteTransaction:
+        """The open transaction, to write into: `commit` will end it with effect."""
+        self._dirty = True
+        return self.transaction()
+
     def transaction(self) -> WriteTransaction:
-        """The open transaction; begins one where none is open."""
+        """The open transaction, to read from; begins one where none is open."""
         if self._transaction is None:
             self._transaction = self._stack.enter_context(self._writer.write())
             self._began = self._monotonic()
@@ -95,12 +101,15 @@ class Commits:
         """Add one entry: what it changes, and the position after it."""
         self._records += plan.count
         self._size_bytes += plan.size_bytes
-        plan.write(self.transaction())
+        plan.write(self.writing())
         self.position = position
 
     def commit(self) -> None:
-        """Make everything added visible at once; without additions nothing happens."""
+        """Make everything written visible at once; a transaction only read from is dropped."""
         if self._transaction is None:
+            return
+        if not self._dirty:
+            self.abort()
             return
         write_position(self._transaction.log, self.position)
         self._transaction.generation = self.position.generation
@@ -111,6 +120,7 @@ class Commits:
         if self._transaction is None:
             return
         self._transaction = None
+        self._dirty = False
         stack, self._stack = self._stack, ExitStack()
         with suppress(_Dropped):
             # The writer aborts a transaction that an exception leaves.
@@ -122,22 +132,24 @@ class Commits:
             staging = self.transaction().staging
             keys = [key for key, _ in islice(staging.items(prefix), MAX_RECORDS)]
             if not keys:
+                self.commit()
                 return
             for key in keys:
-                staging.delete(key)
+                self.writing().staging.delete(key)
             self.commit()
 
     def _stage(self, operations: Operations) -> None:
-        # A crash from here to the commit of the entry leaves staged changes without a position;
-        # they are cleared at the next start and the entry is read again.
-        self.commit()
-        staging = self.transaction().staging
+        # The entries before this one become visible with the first part of it that is staged. A
+        # crash from here to the entry's own commit leaves staged changes without a position; they
+        # are cleared at the next start and the entry is read again.
+        staging = self.writing().staging
         for key, value in staging_items(operations):
             staging.put(key, value)
         self.commit()
 
     def _end(self) -> None:
         self._transaction = None
+        self._dirty = False
         stack, self._stack = self._stack, ExitStack()
         stack.close()
         self._last_commit = self._monotonic()

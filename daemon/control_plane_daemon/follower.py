@@ -255,7 +255,7 @@ class Follower:
         """Keep both checkpoints of a batch that failed steps 1 to 3; the replica stays as it is."""
         self._refused = True
         theirs = followed.batch.checkpoint
-        log = self._commits.transaction().log
+        log = self._commits.writing().log
         before = log.get(EVIDENCE)
         # Bytes nobody signed must not displace the proof of a fork that was found before.
         proves = isinstance(error, (Forked, RolledBack))
@@ -294,9 +294,16 @@ class Follower:
             progress = Progress(done=False, required=missing.digest)
         except _Wanting:
             progress = Progress(done=False, wanted=self._lookahead(verified))
-        finally:
-            # Also on the way out of an error: the entries before it are good.
+        except (TrustError, InputInvalid):
+            # The entries before it are good; of this one nothing was written.
             self._commit()
+            raise
+        except _WRITE_ERRORS:
+            raise
+        except Exception:
+            self.forget()
+            raise
+        self._commit()
         if verified.next < verified.end:
             return progress
         self._finish(verified)
@@ -348,7 +355,7 @@ class Follower:
         self._rejected = False
         if self.policy is None or accepted.policy.digest != self.policy.digest:
             self.policy = accepted.policy
-            write_policy(self._commits.transaction().log, accepted.policy)
+            write_policy(self._commits.writing().log, accepted.policy)
 
     def _serve_or_hold(self, accepted: Accepted, data: bytes, verified: Verified) -> Plan:
         heads = accepted.heads or {}
@@ -518,12 +525,13 @@ class Follower:
             healed = self._heal(blobs, everything=not found)
             if healed:
                 # What was served late may matter to every reader: all of them look again.
-                self._commits.transaction().touched.update(CLASS_REVISIONS)
-                self._commit()
+                self._commits.writing().touched.update(CLASS_REVISIONS)
+            self._commit()
         except _WRITE_ERRORS as error:
             raise self._disk_failed(error) from error
-        finally:
-            self._commits.abort()
+        except Exception:
+            self.forget()
+            raise
         return healed
 
     def _heal(self, blobs: Mapping[str, bytes], *, everything: bool) -> int:
@@ -650,7 +658,6 @@ class Follower:
         self._gone.clear()
         self._missing.clear()
         self._shelf.clear()
-        self._commits.abort()
         self._note_held()
         skipped = [entry for entry in self.held.values() if entry.skipped]
         if skipped and self.caught_up and verified.leaves:

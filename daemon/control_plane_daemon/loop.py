@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -320,11 +320,10 @@ class EnvironmentLoop:
         if self._monotonic() < self._heal_due:
             return
         fetched = await self._source.fetch(self.follower.epoch, missing, 0.0)
-        found = fetched.found
-        if found and await self._on_thread(lambda: self.follower.heal(found)):
-            self._heal_interval = FIRST_HEAL_SECONDS
-        else:
-            self._heal_interval = min(LAST_HEAL_SECONDS, 2 * self._heal_interval)
+        found: Mapping[str, bytes] = fetched.found
+        healed = await self._on_thread(self.follower.heal, found) if found else 0
+        slower = min(LAST_HEAL_SECONDS, 2 * self._heal_interval)
+        self._heal_interval = FIRST_HEAL_SECONDS if healed else slower
         self._heal_due = self._monotonic() + self._heal_interval
         self._tell()
 

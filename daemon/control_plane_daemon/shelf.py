@@ -59,7 +59,7 @@ class Shelf:
             self._commits.clear_staging(_PREFIX)
 
     def _stage(self, blobs: Mapping[str, bytes]) -> None:
-        staging = self._commits.transaction().staging
+        staging = self._commits.writing().staging
         for digest, data in blobs.items():
             staging.put(_staged_key(digest), data)
         self._commits.commit()

@@ -50,8 +50,9 @@ ENVIRONMENT = "production"
 @pytest.fixture(scope="session")
 def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     return create_trust(
-        tmp_path_factory.mktemp("trust"), installation="a", environments=[ENVIRONMENT, "staging"]
-    )
+        tmp_path_factory.mktemp("trust"), installation="a", authors=["author", "second"],
+        environments=[ENVIRONMENT, "staging"],
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -143,11 +144,11 @@ class KeptLog:
         """Publish documents in one set."""
         return self.submit(*(self.change(document) for document in documents))
 
-    def change(self, document: Mapping[str, Any]) -> Change:
+    def change(self, document: Mapping[str, Any], author: str = "author") -> Change:
         """The put of a document, its blob kept; agents and tools are signed by their author."""
         kind = document["kind"]
         versioned = kind in ("agent", "tool")
-        finished = signed(document, self.trust.signers["author"]) if versioned else dict(document)
+        finished = signed(document, self.trust.signers[author]) if versioned else dict(document)
         return Change(
             action="put", kind=kind, name=document["name"], replaces=None,
             digest=self.keep(blob(finished)),

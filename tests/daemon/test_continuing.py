@@ -87,6 +87,8 @@ def test_staged_changes_of_a_crash_are_cleared_and_read_again(
     generation = log.put({"kind": "config", "name": "big", "metadata": {"values": leaves}})
     with monkeypatch.context() as crash:
         crash.setattr(type(node.follower._commits), "add", lambda *_: _raise(RuntimeError("crash")))
+        # A process that crashed clears nothing.
+        crash.setattr(type(node.follower), "forget", lambda *_: None)
         with pytest.raises(RuntimeError, match="crash"):
             node.follow()
     assert node.table("staging")
@@ -132,3 +134,27 @@ def test_a_damaged_replica_is_rebuilt_beside_and_shown_when_it_has_caught_up(
     assert link.readlink() != current
     assert node.records() == records
     assert node.generation == 4
+
+
+def test_an_entry_that_fails_half_written_leaves_nothing_of_itself(
+    log: Any, node: Any, flag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from control_plane.replica import plan
+
+    log.put(flag())
+    node.follow()
+    records, heads = node.records(), node.table("heads")
+    log.put(flag(default="on"), flag("other"))
+    apply = plan._apply
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            plan, "_apply",
+            lambda transaction, spaced, value: apply(transaction, spaced, value)
+            if spaced.startswith(b"r") else _raise(RuntimeError("half way")),
+        )  # fmt: skip
+        with pytest.raises(RuntimeError, match="half way"):
+            node.follow()
+    assert (node.records(), node.table("heads")) == (records, heads)
+    assert node.follower.position.size == node.generation == 2
+    node.follow()
+    assert len(node.records()) == 2

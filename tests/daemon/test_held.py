@@ -230,3 +230,51 @@ def test_a_head_whose_blob_the_store_calls_superseded_is_held(
     assert node.follower.held[held].missing
     assert node.follower.heal({change.digest: blob}) == 1
     assert default(node, PILOT) == "off"
+
+
+def test_a_flag_that_heals_after_a_newer_kill_keeps_the_kills_generation(
+    log: Any, node: Any, flag: Any
+) -> None:
+    change = log.change(flag())
+    log.submit(change)
+    blob = lose(log, change)
+    killed = log.kill("pilot")
+    node.follow()
+    assert msgpack.unpackb(node.record(PILOT).body)["m"] is None
+    assert node.follower.heal({change.digest: blob}) == 1
+    record = node.record(PILOT)
+    assert msgpack.unpackb(record.body)["k"] == {"variant": None}
+    assert default(node, PILOT) == "off"
+    assert (record.head_generation, record.served_generation) == (killed, killed)
+
+
+def test_a_channel_moves_to_a_version_whose_first_blob_was_skipped(
+    log: Any, node: Any, agent: Any
+) -> None:
+    first = log.change(agent())
+    log.submit(first)
+    lose(log, first)
+    log.deleted.add(first.digest)
+    log.activate("agent", "support", "1.0.0")
+    again = log.change(agent(), author="second")
+    log.submit(again)
+    node.follow(1, blobs=False)
+    assert node.record(record_key(CHANNEL, "agent", "support", "stable")).status == SERVED
+    assert node.record(record_key(AGENT, "support", "1.0.0")).body == log.blobs[again.digest]
+    assert not node.follower.held
+
+
+def test_blobs_that_arrive_one_by_one_are_kept_until_the_set_is_whole(
+    log: Any, make_node: Any, flag: Any
+) -> None:
+    node = make_node()
+    changes = [log.change(flag(name)) for name in ("pilot", "other")]
+    held = log.submit(*changes)
+    blobs = {change.digest: lose(log, change) for change in changes}
+    node.follow()
+    first, second = blobs
+    assert node.follower.heal({first: blobs[first]}) == 0
+    node = make_node()
+    assert list(node.follower.held[held].missing.values()) == [second]
+    assert node.follower.heal({second: blobs[second]}) == 1
+    assert default(node, PILOT) == default(node, OTHER) == "off"

@@ -21,8 +21,10 @@ from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf, UnknownLeafVersion
 from control_plane.log.statements import Change, UnknownPayloadType
 from control_plane.log.steps import SnapshotMismatch
+from control_plane.publish.keyfiles import NEVER, create_trust
 from control_plane.replica.format import FLAG, record_key
 from control_plane.replica.header import CLOCK, GENERATION, REJECTED, STALE, TXN_ID
+from control_plane.trust import authoring
 from control_plane.trust.enrolment import Enrolment
 from control_plane_daemon.enrol import ReplicaForeign
 
@@ -298,37 +300,25 @@ def test_a_log_that_does_not_lead_to_the_enrolled_tree_is_refused(
 
 
 def test_a_log_that_reaches_another_root_of_trust_is_refused(
-    log: Any, make_node: Any, foreign_trust: Any, tmp_path: Any
+    log: Any, make_node: Any, tmp_path: Any
 ) -> None:
-    from control_plane.publish.keyfiles import create_trust
-
     other = create_trust(tmp_path / "other", installation="a", environments=["production"])
-    signed = log.log.vkeys
-    assert signed != []
-    enrolment = log.enrolment(1)
-    node = make_node(enrolment=enrolment)
-    # The log's own key holder begins it with a root that trust.json does not hold.
-    from control_plane.trust import authoring
-
-    forged = authoring.new_root(
-        version=1, expires=authoring_expiry(), root_keys=[other.keys["root"].public],
+    ours = log.trust
+    root = authoring.new_root(
+        version=1, expires=NEVER, root_keys=[other.keys["root"].public],
         targets_keys=[other.keys["targets"].public],
-        logs=[authoring.new_log("a", "production", log.trust.keys["log-production"].public)],
+        logs=[authoring.new_log("a", "production", ours.keys["log-production"].public)],
     )  # fmt: skip
-    rooted = authoring.signed(forged, [other.signers["root"]])
-    targets = other.targets
+    # Whoever holds the log's key begins it with a root of their own; the tree is the enrolled one.
+    signed = authoring.signed(root, [other.signers["root"]])
+    log.trust = replace(ours, root=signed, targets=other.targets)
     log.leaves.clear()
-    log.trust = replace(log.trust, root=rooted, targets=targets)
     log._append_trust()
-    with pytest.raises(Forked, match=r"trust\.json"):
-        node.follow()
-    assert (node.generation, node.records()) == (0, {})
-
-
-def authoring_expiry() -> Any:
-    from control_plane.publish.keyfiles import NEVER
-
-    return NEVER
+    node = make_node(enrolment=Enrolment(ours.root, ours.targets, {"production": log.checkpoint()}))
+    for _ in range(2):
+        with pytest.raises(Forked, match=r"expected the root of trust\.json"):
+            node.follow()
+    assert (node.generation, node.records(), node.follower.position.size) == (0, {}, 0)
 
 
 def test_a_checkpoint_not_signed_by_the_enrolled_log_is_no_enrolment(
