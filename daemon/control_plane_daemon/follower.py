@@ -48,11 +48,10 @@ from control_plane.errors import (
     TrustError,
 )
 from control_plane.log.canonical import sha256_hex
-from control_plane.log.checkpoint import Checkpoint, SignedCheckpoint
+from control_plane.log.checkpoint import SignedCheckpoint
 from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import leaf_hash
-from control_plane.log.note import Note
 from control_plane.log.statements import (
     Change,
     ChangeSet,
@@ -89,6 +88,7 @@ from control_plane.replica.writer import ReplicaWriter
 from control_plane.trust.state import LogIdentity, Policy, restore
 from control_plane_daemon.commits import EVIDENCE, ROOT, TARGETS, Commits, read_position
 from control_plane_daemon.enrol import Enrolled
+from control_plane_daemon.landmarks import Landmarks
 from control_plane_daemon.shelf import Shelf
 from control_plane_daemon.source import Fetched, Followed
 
@@ -99,15 +99,6 @@ HEALED_AT_ONCE: Final = 64
 """How many missing blobs of held entries are asked for in one attempt."""
 
 logger = logging.getLogger("control_plane_daemon")
-
-
-@dataclass(frozen=True, slots=True)
-class Landmark:
-    """A tree this log is known to have had, or will have to have."""
-
-    size: int
-    root: bytes
-    what: str
 
 
 @dataclass(slots=True)
@@ -171,7 +162,7 @@ class Follower:
         self.environment = environment
         self.writer = writer
         self._enrolled = enrolled
-        self._landmarks = [Landmark(enrolled.size, enrolled.tree, "trust.json")]
+        self._landmarks = Landmarks(enrolled.size, enrolled.tree, "trust.json")
         self._now_ms = now_ms
         self._monotonic = monotonic
         self._cosigned_at: int | None = None
@@ -194,7 +185,7 @@ class Follower:
             self.environment, commits.plan(), commits.transaction().held
         )
         commits.abort()
-        self._remember_checkpoint(self.position.checkpoint)
+        self._landmarks.remember(self.position.checkpoint)
 
     # What others ask
 
@@ -240,7 +231,7 @@ class Follower:
         # (1) the log's key  (2) not smaller than ours  (3) our frontier, extended, is its root
         checked = check_batch(position, batch, self._identity().vkeys)
         # (2) and (3) again, for the trees this log has shown before or must come to
-        self._check_landmarks(position, batch.leaves, checked.checkpoint.checkpoint)
+        self._landmarks.check(position, batch.leaves, checked.checkpoint.checkpoint)
         # (4) cosigned within 60 s: noted here, told by `tick`, blocks nothing
         if checked.checkpoint.cosigned_at is not None:
             self._cosigned_at = max(self._cosigned_at or 0, checked.checkpoint.cosigned_at)
@@ -248,7 +239,7 @@ class Follower:
         self._more = followed.more or bool(batch.leaves)
         self._shelf.put(followed.blobs)
         self._announced_more = followed.more
-        self._remember_checkpoint(checked.position.checkpoint)
+        self._landmarks.remember(batch.checkpoint)
         return Verified(batch.first, batch.first, batch.leaves, checked.leaves, checked.checkpoint)
 
     def refuse(self, followed: Followed, error: Exception) -> None:
@@ -619,39 +610,6 @@ class Follower:
             snapshot_line(Key(*parse_head_key(key)), Head.decode(data))
             for key, data in heads.items()
         )
-
-    def _check_landmarks(
-        self, position: Position, leaves: tuple[bytes, ...], theirs: Checkpoint
-    ) -> None:
-        """Steps 2 and 3 for trees seen or promised beyond our own position."""
-        self._landmarks = [mark for mark in self._landmarks if mark.size > position.size]
-        for mark in self._landmarks:
-            if theirs.size < mark.size:
-                raise RolledBack(
-                    f"{position.origin}: expected a size of at least {mark.size} ({mark.what}),"
-                    f" found {theirs.size}"
-                )
-            ahead = mark.size - position.size
-            if theirs.size == mark.size:
-                root = theirs.root
-            elif ahead <= len(leaves):
-                root = position.frontier.extended(map(leaf_hash, leaves[:ahead])).root()
-            else:
-                continue
-            if root != mark.root:
-                raise Forked(
-                    f"{position.origin}: expected root {mark.root.hex()} at size {mark.size}"
-                    f" ({mark.what}), found {root.hex()}"
-                )
-
-    def _remember_checkpoint(self, note: bytes) -> None:
-        """Hold the log to what it has shown, also while we are still on the way there."""
-        if not note:
-            return
-        shown = Checkpoint.parse_text(Note.parse(note).text)
-        known = {mark.size for mark in self._landmarks}
-        if shown.size > self.position.size and shown.size not in known:
-            self._landmarks.append(Landmark(shown.size, shown.root, "a checkpoint shown before"))
 
     def _finish(self, verified: Verified) -> None:
         self._more = self._announced_more

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from control_plane.log.statements import Change
 from control_plane.replica.format import head_key
+from control_plane.replica.verify import verify
 
 RELAXED = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 NAMES = st.sampled_from(["a", "b"])
@@ -106,3 +107,4 @@ def test_live_late_and_restarted_nodes_agree_byte_for_byte(
         assert node.records() == restarted.records()
     for node in (restarted, late, parts, lazy):
         node.close()
+        assert verify(str(node.folder)).problems == ()
