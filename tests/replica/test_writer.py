@@ -287,6 +287,19 @@ def test_an_old_folder_goes_after_the_grace_period(folder, open_writer, put_flag
     assert Path(folder, "v1/2").is_dir()
 
 
+def test_a_folder_with_the_number_of_an_abandoned_one_stays(folder, open_writer, put_flag, clock):
+    open_writer().close()
+    Path(folder, "v1/2").mkdir()
+    writer = open_writer(rebuild=True)
+    put_flag(writer, "x")
+    writer.swap()
+    assert current(folder) == "2"
+    clock.now += 1_000
+    writer.tend()
+    assert Path(folder, "v1/2/data.mdb").exists()
+    assert not Path(folder, "v1/1").exists()
+
+
 @pytest.mark.parametrize("step", ["_point_current_at", "_condemn"])
 def test_a_crash_around_the_swap_is_mended_at_the_next_start(folder, open_writer, run_script, step):
     died = run_script(

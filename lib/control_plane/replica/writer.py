@@ -405,12 +405,12 @@ class ReplicaWriter:
     def _sweep(self, current: int | None) -> None:
         """Mend what a crash left beside the current folder."""
         for number in _numbers(self._formats):
-            if number == current:
-                continue
-            self._condemn(number)
             if current is not None and number > current:
-                # Never linked, so nobody reads it.
+                # Never linked, so nobody reads it. Not condemned either: the next folder gets
+                # this number again, and would be deleted in its place after the grace period.
                 shutil.rmtree(self._path(number), ignore_errors=True)
+            elif number != current:
+                self._condemn(number)
 
     def _condemn(self, number: int) -> None:
         """Send the folder's readers to `current`, and delete it after the grace period."""
