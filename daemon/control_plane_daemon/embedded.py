@@ -71,8 +71,7 @@ class State:
 def default_state(manifests: Path) -> Path:
     """Where a folder of manifests has its state: one place for each real path."""
     name = hashlib.sha256(os.fsencode(manifests.resolve())).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "control-plane" / name
+    return Path.home() / ".local" / "state" / "control-plane" / name
 
 
 def prepare(folder: Path, environments: Sequence[str]) -> State:
