@@ -30,7 +30,8 @@
     │   └── TrustExpired              the policy in force has expired
     ├── ReplicaInvalid                rebuild: the file is not what this version can read
     │   ├── ReplicaCorrupt            a record, header or database that fails its own checks
-    │   └── FormatUnsupported         written by a newer version; names the one that reads it
+    │   ├── FormatUnsupported         written by a newer version; names the one that reads it
+    │   └── ReplicaForeign            the replica of another log; it is left as it is
     ├── MissingExtra                  install the extra that brings the package
     └── UnsupportedPlatformError      this platform cannot map a replica
 
@@ -252,6 +253,12 @@ class FormatUnsupported(ReplicaInvalid):
     """Written by a newer version than this one; the message names the version it needs."""
 
     code = "format_unsupported"
+
+
+class ReplicaForeign(ReplicaInvalid):
+    """The folder holds the replica of another log; it was left as it is."""
+
+    code = "replica_foreign"
 
 
 class MissingExtra(ControlPlaneError):

@@ -20,9 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("control_plane"):
             raise
-        missing = MissingExtra(
-            f"expected the package {error.name}, found none; pip install 'control-plane[cli]'"
-        )
+        missing = MissingExtra.of(error.name, "cli")
         print(f"control-plane: {missing}", file=sys.stderr)
         return 3
     return run(sys.argv[1:] if argv is None else list(argv))

@@ -118,10 +118,7 @@ def _service(name: str) -> click.Command | None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0].startswith("control_plane"):
             raise
-        raise MissingExtra(
-            f"expected the package {error.name}, found none;"
-            f" pip install 'control-plane[{SERVICES.get(name, ('all',))[0]}]'"
-        ) from error
+        raise MissingExtra.of(error.name, SERVICES.get(name, ("all",))[0]) from error
     assert isinstance(command, click.Command)
     return command
 

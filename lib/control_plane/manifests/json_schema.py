@@ -64,10 +64,7 @@ class CompiledSchema:
         try:
             import jsonschema_rs
         except ImportError as error:
-            raise MissingExtra(
-                "expected the package jsonschema-rs, found none; "
-                "pip install 'control-plane[publish]'"
-            ) from error
+            raise MissingExtra.of("jsonschema-rs", "publish") from error
         self._schema = schema
         self._error = jsonschema_rs.ValidationError
         self._validator = jsonschema_rs.Draft202012Validator(

@@ -161,9 +161,7 @@ def _events(data: bytes, what: str, max_bytes: int) -> Iterator[Any]:
     try:
         import yaml
     except ImportError as error:
-        raise MissingExtra(
-            "expected the package pyyaml, found none; pip install 'control-plane[publish]'"
-        ) from error
+        raise MissingExtra.of("pyyaml", "publish") from error
     _check_bytes(data, what, max_bytes)
     try:
         yield from yaml.parse(data, Loader=yaml.CLoader)

@@ -168,6 +168,11 @@ def _validator(kind: str) -> CompiledSchema:
     return CompiledSchema(schema(kind))
 
 
+@cache
+def _envelope_fields(kind: str) -> frozenset[str]:
+    return frozenset(schema(kind)["properties"])
+
+
 def _envelope(document: Json, what: str | None) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ManifestInvalid(f"{what or 'manifest'}: expected a mapping, found {shown(document)}")
@@ -216,7 +221,7 @@ def _walk(root: Any) -> Iterator[tuple[Path, Any]]:
 
 def _check_repeated(document: dict[str, Any], what: str) -> None:
     metadata = document.get("metadata")
-    envelope = schema(document["kind"])["properties"]
+    envelope = _envelope_fields(document["kind"])
     for key in metadata if isinstance(metadata, dict) else ():
         if key in envelope:
             raise ManifestInvalid(

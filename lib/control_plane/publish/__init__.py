@@ -44,6 +44,4 @@ def __getattr__(name: str) -> object:
             raise
         from control_plane.errors import MissingExtra
 
-        raise MissingExtra(
-            f"expected the package {error.name}, found none; pip install 'control-plane[publish]'"
-        ) from error
+        raise MissingExtra.of(error.name, "publish") from error

@@ -23,9 +23,7 @@ try:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
     from packaging.version import InvalidVersion, Version
 except ImportError as error:
-    raise MissingExtra(
-        "expected the package packaging, found none; pip install 'control-plane[publish]'"
-    ) from error
+    raise MissingExtra.of("packaging", "publish") from error
 
 YANKED = "yanked"
 _OPERATORS = "<>=!~"
