@@ -2,7 +2,9 @@
 
 A ``Snapshot`` sees one moment; a ``Transaction`` also writes, and what it writes becomes true when
 its block in ``database`` ends, or not at all. The statements are SQLAlchemy Core and of no one
-engine's dialect. Nothing is decided about change sets here.
+engine's dialect. Those on the way from an author to the followers are built once, as constants:
+building one takes several times as long as SQLite takes to answer it. Nothing is decided about
+change sets here.
 """
 
 from __future__ import annotations
@@ -34,6 +36,79 @@ from control_plane_store.schema import (
 TILE_BITS = 8
 TILE_WIDTH = 1 << TILE_BITS
 _IN_CHUNK = 400
+
+# Values are named after their columns; ``of_…`` are those that say which row is written.
+
+_NEWEST_LOG = (
+    select(LOGS)
+    .where(LOGS.c.environment == bindparam("environment"))
+    .order_by(LOGS.c.epoch.desc())
+    .limit(1)
+)
+_LEAVES = (
+    select(ENTRIES.c.leaf)
+    .where(ENTRIES.c.log == bindparam("log"))
+    .where(ENTRIES.c.position >= bindparam("start"), ENTRIES.c.position < bindparam("stop"))
+    .order_by(ENTRIES.c.position)
+)
+_INDEX_OF_STATEMENT = select(ENTRIES.c.position).where(
+    ENTRIES.c.log == bindparam("log"), ENTRIES.c.statement == bindparam("statement")
+)
+_HASHES = (
+    select(HASHES.c.hash)
+    .where(HASHES.c.log == bindparam("log"), HASHES.c.level == bindparam("level"))
+    .where(HASHES.c.position >= bindparam("start"), HASHES.c.position < bindparam("stop"))
+    .order_by(HASHES.c.position)
+)
+_HEADS = select(HEADS.c.key, HEADS.c.head, HEADS.c.change).where(
+    HEADS.c.log == bindparam("log"), HEADS.c.key.in_(bindparam("keys", expanding=True))
+)
+_HEAD_DIGESTS = (
+    select(HEADS.c.digest)
+    .where(HEADS.c.log == bindparam("log"), HEADS.c.digest != "")
+    .where(HEADS.c.generation >= bindparam("first"), HEADS.c.generation < bindparam("stop"))
+    .order_by(HEADS.c.generation, HEADS.c.key)
+)
+_REQUIRED_BLOBS = (
+    select(REQUIRED.c.position, REQUIRED.c.digest)
+    .where(REQUIRED.c.log == bindparam("log"))
+    .where(REQUIRED.c.position >= bindparam("first"), REQUIRED.c.position < bindparam("stop"))
+    .order_by(REQUIRED.c.position)
+)
+_BLOB = (
+    select(BLOBS.c.data)
+    .join(GRANTS, GRANTS.c.digest == BLOBS.c.digest)
+    .where(GRANTS.c.environment == bindparam("environment"), GRANTS.c.digest == bindparam("digest"))
+)
+_PENDING_ENVELOPE = select(PENDING.c.envelope).where(
+    PENDING.c.log == bindparam("log"), PENDING.c.statement == bindparam("statement")
+)
+_TOKEN = select(TOKENS).where(
+    TOKENS.c.sha256 == bindparam("sha256"), TOKENS.c.environment == bindparam("environment")
+)
+
+_ADD_ENTRY, _ADD_HASH = insert(ENTRIES), insert(HASHES)
+_ADD_HEAD, _ADD_TOUCH = insert(HEADS), insert(TOUCHES)
+_ADD_BLOB, _ADD_GRANT = insert(BLOBS), insert(GRANTS)
+_DROP_HEAD = delete(HEADS).where(
+    HEADS.c.log == bindparam("of_log"), HEADS.c.key == bindparam("of_key")
+)
+_MOVE = (
+    update(LOGS)
+    .where(LOGS.c.id == bindparam("of_id"))
+    .values(frontier=bindparam("frontier"), sequenced_at=bindparam("sequenced_at"))
+)
+_SET_NOTE = (
+    update(LOGS)
+    .where(LOGS.c.id == bindparam("of_id"))
+    .values({name: bindparam(name) for name in ("note", "note_size", "note_root")})
+)
+_IS_BLOB_HELD = select(BLOBS.c.data.is_not(None)).where(BLOBS.c.digest == bindparam("digest"))
+_IS_BLOB_GRANTED = select(
+    exists()
+    .where(GRANTS.c.environment == bindparam("environment"))
+    .where(GRANTS.c.digest == bindparam("digest"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +197,17 @@ class Snapshot:
 
     def log(self, environment: str, epoch: int | None = None) -> Log | None:
         """One epoch of an environment, the newest unless ``epoch`` says which."""
-        query = select(LOGS).where(LOGS.c.environment == environment)
-        if epoch is not None:
-            query = query.where(LOGS.c.epoch == epoch)
-        row = self.connection.execute(query.order_by(LOGS.c.epoch.desc()).limit(1)).first()
+        query = _NEWEST_LOG if epoch is None else _NEWEST_LOG.where(LOGS.c.epoch == epoch)
+        row = self.connection.execute(query, {"environment": environment}).first()
         return None if row is None else _log(row)
 
     def leaves(self, log: Log, start: int, stop: int) -> Iterator[bytes]:
         """The entries start..stop as their exact leaf bytes, read as they are taken."""
-        query = (
-            select(ENTRIES.c.leaf)
-            .where(ENTRIES.c.log == log.id, ENTRIES.c.position >= start, ENTRIES.c.position < stop)
-            .order_by(ENTRIES.c.position)
+        result = self.connection.execute(
+            _LEAVES,
+            {"log": log.id, "start": start, "stop": stop},
+            execution_options={"yield_per": 256},
         )
-        result = self.connection.execute(query, execution_options={"yield_per": 256})
         try:
             for (leaf,) in result:
                 yield leaf
@@ -158,24 +230,13 @@ class Snapshot:
 
     def index_of_statement(self, log: Log, statement: str) -> int | None:
         """Where a statement stands in the log."""
-        query = select(ENTRIES.c.position).where(
-            ENTRIES.c.log == log.id, ENTRIES.c.statement == statement
-        )
-        return self.connection.execute(query).scalar()
+        values = {"log": log.id, "statement": statement}
+        return self.connection.execute(_INDEX_OF_STATEMENT, values).scalar()
 
     def hashes(self, log: Log, level: int, start: int, stop: int) -> list[bytes]:
         """Hashes of one tile level in order; fewer where the tree ends."""
-        query = (
-            select(HASHES.c.hash)
-            .where(
-                HASHES.c.log == log.id,
-                HASHES.c.level == level,
-                HASHES.c.position >= start,
-                HASHES.c.position < stop,
-            )
-            .order_by(HASHES.c.position)
-        )
-        return list(self.connection.execute(query).scalars())
+        values = {"log": log.id, "level": level, "start": start, "stop": stop}
+        return list(self.connection.execute(_HASHES, values).scalars())
 
     def hash_reader(self, log: Log) -> HashReader:
         """Complete subtrees of the log's tree, for proofs."""
@@ -196,10 +257,8 @@ class Snapshot:
         wanted = [key_bytes(key) for key in keys]
         found: dict[Key, HeadRow] = {}
         for at in range(0, len(wanted), _IN_CHUNK):
-            query = select(HEADS.c.key, HEADS.c.head, HEADS.c.change).where(
-                HEADS.c.log == log.id, HEADS.c.key.in_(wanted[at : at + _IN_CHUNK])
-            )
-            for row in self.connection.execute(query):
+            values = {"log": log.id, "keys": wanted[at : at + _IN_CHUNK]}
+            for row in self.connection.execute(_HEADS, values):
                 found[key_of(row.key)] = _head_row(row)
         return found
 
@@ -216,17 +275,12 @@ class Snapshot:
 
     def head_digests(self, log: Log, first: int, stop: int) -> list[str]:
         """Digests of live heads that the entries first..stop made, in the entries' order."""
-        query = (
-            select(HEADS.c.digest)
-            .where(
-                HEADS.c.log == log.id,
-                HEADS.c.generation >= log.generation_of(first),
-                HEADS.c.generation < log.generation_of(stop),
-                HEADS.c.digest != "",
-            )
-            .order_by(HEADS.c.generation, HEADS.c.key)
-        )
-        return list(dict.fromkeys(self.connection.execute(query).scalars()))
+        values = {
+            "log": log.id,
+            "first": log.generation_of(first),
+            "stop": log.generation_of(stop),
+        }
+        return list(dict.fromkeys(self.connection.execute(_HEAD_DIGESTS, values).scalars()))
 
     def touching(self, log: Log, prefix: bytes, before: int, limit: int) -> list[int]:
         """Indices below ``before`` of entries that changed a key starting so, newest first."""
@@ -242,13 +296,9 @@ class Snapshot:
 
     def required(self, log: Log, first: int, stop: int) -> list[tuple[int, str]]:
         """(index, digest) of the blobs without which those entries cannot be judged."""
-        query = (
-            select(REQUIRED.c.position, REQUIRED.c.digest)
-            .where(REQUIRED.c.log == log.id)
-            .where(REQUIRED.c.position >= first, REQUIRED.c.position < stop)
-            .order_by(REQUIRED.c.position)
-        )
-        return [(index, digest) for index, digest in self.connection.execute(query)]
+        values = {"log": log.id, "first": first, "stop": stop}
+        rows = self.connection.execute(_REQUIRED_BLOBS, values)
+        return [(index, digest) for index, digest in rows]
 
     # Blobs
 
@@ -258,12 +308,8 @@ class Snapshot:
         Raises:
             NotFound: it never was.
         """
-        query = (
-            select(BLOBS.c.data)
-            .join(GRANTS, GRANTS.c.digest == BLOBS.c.digest)
-            .where(GRANTS.c.environment == environment, GRANTS.c.digest == digest)
-        )
-        row = self.connection.execute(query).first()
+        values = {"environment": environment, "digest": digest}
+        row = self.connection.execute(_BLOB, values).first()
         if row is None:
             raise NotFound(f"{environment}: expected a blob {digest}, found none")
         data: bytes | None = row.data
@@ -278,10 +324,8 @@ class Snapshot:
 
     def pending_envelope(self, log: Log, statement: str) -> bytes | None:
         """The signatures gathered so far for a statement."""
-        query = select(PENDING.c.envelope).where(
-            PENDING.c.log == log.id, PENDING.c.statement == statement
-        )
-        return self.connection.execute(query).scalar()
+        values = {"log": log.id, "statement": statement}
+        return self.connection.execute(_PENDING_ENVELOPE, values).scalar()
 
     def pending_count(self, log: Log) -> int:
         """How many change sets wait."""
@@ -292,8 +336,8 @@ class Snapshot:
 
     def token(self, sha256: str, environment: str) -> TokenRow | None:
         """The token with that hash in that environment, revoked or not."""
-        query = select(TOKENS).where(TOKENS.c.sha256 == sha256, TOKENS.c.environment == environment)
-        row = self.connection.execute(query).first()
+        values = {"sha256": sha256, "environment": environment}
+        row = self.connection.execute(_TOKEN, values).first()
         return None if row is None else _token_row(row)
 
     def tokens(self) -> list[TokenRow]:
@@ -331,18 +375,19 @@ class Transaction(Snapshot):
         """Add one entry at the log's size, with the hashes its tiles gain."""
         index = log.frontier.size
         self.connection.execute(
-            insert(ENTRIES).values(
-                log=log.id,
-                position=index,
-                statement=statement,
-                payload_type=payload_type,
-                leaf=leaf,
-            )
+            _ADD_ENTRY,
+            {
+                "log": log.id,
+                "position": index,
+                "statement": statement,
+                "payload_type": payload_type,
+                "leaf": leaf,
+            },
         )
         level, subtree = 0, leaf_hash
         while True:
             self.connection.execute(
-                insert(HASHES).values(log=log.id, level=level, position=index, hash=subtree)
+                _ADD_HASH, {"log": log.id, "level": level, "position": index, "hash": subtree}
             )
             if (index + 1) % TILE_WIDTH:
                 return
@@ -351,19 +396,13 @@ class Transaction(Snapshot):
 
     def move(self, log: Log) -> None:
         """Record the log's position: frontier and time."""
-        self.connection.execute(
-            update(LOGS)
-            .where(LOGS.c.id == log.id)
-            .values(frontier=log.frontier.encode(), sequenced_at=log.sequenced_at)
-        )
+        values = {"frontier": log.frontier.encode(), "sequenced_at": log.sequenced_at}
+        self.connection.execute(_MOVE, {"of_id": log.id, **values})
 
     def set_note(self, log: Log, note: bytes, size: int, root: bytes) -> None:
         """Record the newest signed checkpoint."""
-        self.connection.execute(
-            update(LOGS)
-            .where(LOGS.c.id == log.id)
-            .values(note=note, note_size=size, note_root=root)
-        )
+        values = {"note": note, "note_size": size, "note_root": root}
+        self.connection.execute(_SET_NOTE, {"of_id": log.id, **values})
 
     def set_heads(self, log: Log, heads: Mapping[Key, Head], changes: Sequence[Change]) -> None:
         """Replace heads by those that one entry made, and note which keys it touched."""
@@ -384,17 +423,15 @@ class Transaction(Snapshot):
         index = log.index_of(next(iter(heads.values())).generation)
         # A change that replaces nothing is of a key without a head: the fold has checked that.
         replaced = [
-            {"old_key": key_bytes(key)} for key in heads if by_key[key].replaces is not None
+            {"of_log": log.id, "of_key": key_bytes(key)}
+            for key in heads
+            if by_key[key].replaces is not None
         ]
         if replaced:
-            self.connection.execute(
-                delete(HEADS).where(HEADS.c.log == log.id, HEADS.c.key == bindparam("old_key")),
-                replaced,
-            )
-        self.connection.execute(insert(HEADS), rows)
+            self.connection.execute(_DROP_HEAD, replaced)
+        self.connection.execute(_ADD_HEAD, rows)
         self.connection.execute(
-            insert(TOUCHES),
-            [{"log": log.id, "key": row["key"], "position": index} for row in rows],
+            _ADD_TOUCH, [{"log": log.id, "key": row["key"], "position": index} for row in rows]
         )
 
     def require(self, log: Log, index: int, digests: Iterable[str]) -> None:
@@ -405,18 +442,14 @@ class Transaction(Snapshot):
 
     def put_blob(self, environment: str, digest: str, data: bytes) -> None:
         """Keep a blob for an environment; keeping it again is no change."""
-        held = self.connection.execute(
-            select(BLOBS.c.data.is_not(None)).where(BLOBS.c.digest == digest)
-        ).scalar()
+        held = self.connection.execute(_IS_BLOB_HELD, {"digest": digest}).scalar()
         if held is None:
-            self.connection.execute(insert(BLOBS).values(digest=digest, data=data))
+            self.connection.execute(_ADD_BLOB, {"digest": digest, "data": data})
         elif not held:
             self.connection.execute(update(BLOBS).where(BLOBS.c.digest == digest).values(data=data))
-        granted = select(
-            exists().where(GRANTS.c.environment == environment, GRANTS.c.digest == digest)
-        )
-        if not self.connection.execute(granted).scalar():
-            self.connection.execute(insert(GRANTS).values(environment=environment, digest=digest))
+        grant = {"environment": environment, "digest": digest}
+        if not self.connection.execute(_IS_BLOB_GRANTED, grant).scalar():
+            self.connection.execute(_ADD_GRANT, grant)
 
     def forget_blob(self, digest: str) -> None:
         """Delete a superseded blob's bytes everywhere; its digest keeps answering "gone".
