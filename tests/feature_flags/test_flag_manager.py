@@ -17,6 +17,7 @@ from control_plane.feature_flags.bucketing import point_of, seed_of
 from control_plane.feature_flags.evaluation import Evaluation
 from control_plane.feature_flags.flag_manager import FeatureFlagManager
 from control_plane.replica.format import DELETED, FLAG, NO_VALUE, record_key
+from control_plane.replica.reader import OPEN
 
 from .conftest import ON_OFF, Node
 
@@ -270,11 +271,14 @@ def test_a_flag_that_was_deleted_or_never_accepted_gives_the_default(node: Node)
         assert flags.evaluate("f", 1).error_code == "FLAG_NOT_FOUND"
 
 
-def test_a_name_is_complained_about_once(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_is_complained_about_once_in_a_process(
+    node: Node, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OPEN, "complained", set())
     node.put("f")
-    flags = node.manager()
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
+            flags = node.manager()
             flags.is_enabled("absent")
             flags.evaluate("absent", 1)
             node.put("f", ON)

@@ -33,6 +33,7 @@ from control_plane.feature_flags.evaluation import (
 )
 from control_plane.feature_flags.packed import unpack
 from control_plane.replica.format import DELETED, FLAG, HEADER_BYTES, decode_record, record_key
+from control_plane.replica.reader import OPEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,16 +49,15 @@ MAX_LOGGED = 10_000
 
 
 class Library:
-    """What tables share: compiled flags by name, and which names were complained about."""
+    """What tables share: compiled flags by name."""
 
-    __slots__ = ("_compiler", "_decoded", "_last", "_logged", "_unpack")
+    __slots__ = ("_compiler", "_decoded", "_last", "_unpack")
 
     def __init__(self) -> None:
         self._compiler = Compiler()
         self._unpack: Callable[[bytes], Any] = unpack
         self._decoded = 0
         self._last: dict[str, tuple[bytes, CompiledFlag]] = {}
-        self._logged: set[str] = set()
 
     def flag(self, name: str, key: bytes, raw: bytes | None) -> CompiledFlag:
         """The compiled form of a raw record.
@@ -114,10 +114,10 @@ class Library:
         return fault(error)
 
     def complain(self, name: str, reason: str) -> None:
-        """Log one line about this name, unless there was one already."""
-        if name in self._logged or len(self._logged) >= MAX_LOGGED:
+        """Log one line about this name, unless this process had one already."""
+        if name in OPEN.complained or len(OPEN.complained) >= MAX_LOGGED:
             return
-        self._logged.add(name)
+        OPEN.complained.add(name)
         # Imported here: logging costs 10 ms, and a process whose flags are sound never logs.
         from logging import getLogger
 

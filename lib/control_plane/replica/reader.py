@@ -317,15 +317,19 @@ class View:
 
 
 class OpenReplicas:
-    """The open replicas of this process by (st_dev, st_ino) of ``data.mdb``, and their holders."""
+    """The open replicas of this process by (st_dev, st_ino) of ``data.mdb``, and their holders.
 
-    __slots__ = ("_lock", "_replicas", "moving")
+    ``complained`` holds the names of which a log line told: one a process, whoever reads them.
+    """
+
+    __slots__ = ("_lock", "_replicas", "complained", "moving")
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
         # Held by a source while it moves to another folder; here, so that a fork renews it too.
         self.moving = allocate_lock()
         self._replicas: dict[tuple[int, int], Replica] = {}
+        self.complained: set[str] = set()
 
     def acquire(self, directory: str) -> Replica:
         """Return the replica in ``directory`` with one more holder, opened if need be."""
