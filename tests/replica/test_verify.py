@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.errors import ReplicaUnavailable
 from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.statements import Key
 from control_plane.replica import format, header
@@ -85,6 +86,27 @@ def test_a_flipped_bit_is_named(folder, write_replica):
     assert len(problems) == 2
     assert problems[0].startswith("flag/killed: expected kind 1")
     assert problems[1].startswith("kill/killed: expected a record")
+
+
+def test_damaged_pages_are_named_and_not_read_through(folder, write_replica):
+    write_replica()
+    data = Path(current_folder(folder)) / "data.mdb"
+    damaged = bytearray(data.read_bytes())
+    page = damaged.rindex(b"the body of killed") // 4096 * 4096
+    damaged[page + 10] ^= 0xFF
+    data.write_bytes(damaged)
+    report = verify(folder)
+    assert report.problems
+    assert all(problem.startswith("database: expected sound") for problem in report.problems)
+    assert (report.records, report.root) == ({}, "")
+
+
+def test_a_link_to_no_folder_is_unavailable(folder, open_writer):
+    open_writer().close()
+    Path(folder, "v1/current").unlink()
+    Path(folder, "v1/current").symlink_to("7")
+    with pytest.raises(ReplicaUnavailable, match="expected a database"):
+        verify(folder)
 
 
 def test_a_header_that_lies_is_named(folder, write_replica):

@@ -2,7 +2,7 @@
 
 One snapshot is checked, beside a running writer or without one:
 
-- the database: LMDB's trees, walked page by page;
+- the database: LMDB's trees, walked page by page; the rest follows only if these are sound;
 - the header: its words against the snapshot, and each revision no higher than ``revision``;
 - every record: length, hash and kind; no generation above the snapshot's;
 - every head against the records it must have left, and every served record against a head;
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from lmdb.verify import VerifyError
 from lmdb.verify import verify as verify_database
 
-from control_plane.errors import ControlPlaneError, ReplicaInvalid
+from control_plane.errors import ControlPlaneError, ReplicaInvalid, ReplicaUnavailable
 from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.statements import Key
 from control_plane.replica.format import (
@@ -58,7 +58,8 @@ class Report:
     """What `verify` found in ``directory``, the numbered folder in use.
 
     ``records`` counts by kind; ``heads`` counts tombstones too; ``root`` is the snapshot root in
-    hex. The replica is sound when ``problems`` is empty.
+    hex. The replica is sound when ``problems`` is empty. Of a database whose pages are damaged
+    nothing else is read: the numbers are 0 and ``root`` is empty.
     """
 
     directory: str
@@ -74,10 +75,13 @@ def verify(folder: str) -> Report:
     """Check the replica in ``folder`` (``<replica root>/<environment>``).
 
     Raises:
-        Unavailable | ReplicaInvalid: it cannot even be opened.
+        Unavailable | ReplicaInvalid: it is not there, or cannot be opened.
     """
     directory = current_folder(folder)
     problems = _database_problems(os.path.join(directory, "data.mdb"))
+    if problems:
+        # LMDB may end the process on such pages, so nothing is read through it.
+        return _unread(directory, problems)
     replica = open_replica(directory)
     try:
         heads_handle = replica.database("heads")
@@ -103,6 +107,19 @@ def verify(folder: str) -> Report:
         replica.close()
 
 
+def _unread(directory: str, problems: list[str]) -> Report:
+    """Report on a database that is not fit to be opened."""
+    return Report(
+        directory=directory,
+        txn_id=0,
+        generation=0,
+        records={},
+        heads=0,
+        root="",
+        problems=tuple(problems),
+    )
+
+
 def _database_problems(path: str) -> list[str]:
     # The walk reads the newest snapshot's meta page once and then pages that the writer pins. Only
     # that first read can meet a commit, so a second walk that finds nothing settles it.
@@ -111,6 +128,11 @@ def _database_problems(path: str) -> list[str]:
             found: list[str] = verify_database(path)  # type: ignore[no-untyped-call]
         except VerifyError as error:
             found = [str(error)]
+        except OSError as error:
+            raise ReplicaUnavailable(
+                f"{path}: expected a database, found {error.strerror}; start the daemon to "
+                "rebuild the replica"
+            ) from error
         if not found:
             break
     return [f"database: expected sound pages, found: {problem}" for problem in found]
