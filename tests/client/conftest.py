@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from control_plane import ControlPlaneClient
+from control_plane.replica.format import Record, decode_record
 
 PRODUCTION = {
     "values": {"url": "postgresql://localhost/app", "pool": {"size": 5, "timeout": 1.5}},
@@ -118,6 +119,22 @@ def stocked(node: Node) -> Node:
         ("with_version", ["agent", SUPPORT]),
     )
     return node
+
+
+@pytest.fixture
+def damage(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """From now on every record whose key ends so is read as damaged."""
+
+    def damage(end: bytes) -> None:
+        def decode(key: bytes, data: bytes) -> Record:
+            if key.endswith(end):
+                data = data[:-1] + bytes((data[-1] ^ 1,))
+            return decode_record(key, data)
+
+        monkeypatch.setattr("control_plane.configs.merged.decode_record", decode)
+        monkeypatch.setattr("control_plane.registries.registry_manager.decode_record", decode)
+
+    return damage
 
 
 @pytest.fixture

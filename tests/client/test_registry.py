@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from control_plane import NotFound, ReplicaUnavailable
-from control_plane.registries.registry_manager import RegistryManager, order
+from control_plane.errors import ReplicaCorrupt
+from control_plane.registries.registry_manager import RegistryManager, _parsed, order
+from control_plane.replica.format import TOOL, record_key
 
 ORDER_TOOL = {"name": "order_tool", "version": "1.0.0", "metadata": {"description": "Orders."}}
 
@@ -241,3 +243,30 @@ def test_versions_are_listed_by_number_and_pre_releases_first() -> None:
         "1.10.0",
         "1.10.0.post1",
     ]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_replica_can_hold_is_not_found(stocked: Any, name: str) -> None:
+    registry = stocked.client().registry
+    with pytest.raises(NotFound, match="expected a published agent, found none"):
+        registry.get_agent(name)
+    with pytest.raises(NotFound, match="expected a published tool, found none"):
+        registry.get_tool("crm_tool", name)
+
+
+def test_a_damaged_record_leaves_its_last_good_version_however_often_others_change(
+    stocked: Any, damage: Any
+) -> None:
+    registry = stocked.client().registry
+    agent = registry.get_agent("customer_support_agent")
+    damage(b"customer_support_agent\x001.0.0")
+    for version in ("1.3.0", "1.4.0"):
+        stocked.version("tool", crm(version))
+        assert registry.get_tool("crm_tool").version == version
+        assert registry.get_agent("customer_support_agent").blob == agent.blob
+
+
+@pytest.mark.parametrize("blob", [b"", b"{", b"[]", b'{"metadata": 3}'])
+def test_a_record_that_is_no_document_is_corrupt(blob: bytes) -> None:
+    with pytest.raises(ReplicaCorrupt, match="tool/crm_tool/1: expected a document"):
+        _parsed(record_key(TOOL, "crm_tool", "1"), blob)

@@ -18,6 +18,7 @@ from control_plane.defaults import replica_source, require_environment
 from control_plane.errors import (
     NotFound,
     ReplicaBusy,
+    ReplicaCorrupt,
     ReplicaInvalid,
     ReplicaUnavailable,
 )
@@ -40,6 +41,7 @@ from control_plane.replica.format import (
     STATUS,
     TOOL,
     decode_record,
+    describe_key,
     record_key,
 )
 from control_plane.replica.header import REGISTRY_REVISION, TOMBSTONE
@@ -218,10 +220,14 @@ class RegistryManager(_Registry):
             loaded: Loaded = self._with_view(
                 lambda view: read_version(view, kind, name, version, previous)
             )
-        except (ReplicaBusy, ReplicaInvalid):
-            if (kind, name, version) in previous:
-                return previous[kind, name, version]
-            raise
+        except (ReplicaBusy, ReplicaInvalid) as error:
+            if (kind, name, version) not in previous:
+                raise
+            loaded = previous[kind, name, version]
+            if isinstance(error, ReplicaBusy):
+                return loaded
+            # What is damaged stays so until something moves; kept, its last good version outlives
+            # moves that do not mend it.
         if len(table) >= MAX_KEPT_VERSIONS:
             table.clear()
         table[kind, name, version] = table[kind, name, loaded.document["version"]] = loaded
@@ -265,6 +271,12 @@ def read_version(
     """
     if not isinstance(name, str) or not (version is None or isinstance(version, str)):
         raise TypeError(f"expected name and version as str, found {name!r} and {version!r}")
+    try:
+        record_key(KINDS[kind], name, version or "")
+    except ValueError as error:
+        # NUL or a lone surrogate. Names come from requests: this one is unknown, not an error.
+        wanted = ascii(name if version is None else f"{name}@{version}")
+        raise NotFound(f"{kind}/{wanted}: expected a published {kind}, found none") from error
     if version is None:
         version = _channel(view, kind, name, STABLE)
         if version is None:
@@ -280,7 +292,9 @@ def read_version(
             "back; see control-plane status"
         )
     before = kept.get((kind, name, version))
-    document = before.document if before and before.hash == record.hash else _parsed(record.body)
+    document = (
+        before.document if before and before.hash == record.hash else _parsed(key, record.body)
+    )
     status = _body_of(view, record_key(STATUS, kind, name, version))
     return Loaded(kind, record, document, status, _resolution(view, kind, document))
 
@@ -308,16 +322,33 @@ def _body(key: bytes, raw: bytes | None) -> dict[str, Any]:
     record = decode_record(key, raw)
     if record.status in (DELETED, NO_VALUE):
         return {}
-    body: dict[str, Any] = unpackb(record.body)
+    try:
+        body = unpackb(record.body)
+    except ValueError as error:
+        raise _malformed(key, repr(error)) from error
+    if not isinstance(body, dict):
+        raise _malformed(key, type(body).__name__)
     return body
 
 
-def _parsed(blob: bytes) -> dict[str, Any]:
+def _parsed(key: bytes, blob: bytes) -> dict[str, Any]:
     # Loaded here: a process that reads flags only never needs it.
     from json import loads
 
-    document: dict[str, Any] = loads(blob)
+    try:
+        document = loads(blob)
+    except ValueError as error:
+        raise _malformed(key, repr(error)) from error
+    if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):
+        raise _malformed(key, "another value")
     return document
+
+
+def _malformed(key: bytes, found: str) -> ReplicaCorrupt:
+    return ReplicaCorrupt(
+        f"{describe_key(key)}: expected a document, found {found}; "
+        "run 'control-plane replica verify'"
+    )
 
 
 def _not_found(view: View, kind: str, name: str, version: str | None) -> NotFound:
