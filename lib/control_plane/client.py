@@ -269,10 +269,15 @@ class ControlPlaneClient(_Shortcuts):
         """Flags, configuration and registry of one generation, to be used in a ``with`` block.
 
         It stays valid for at least 10 s; then a flag gives the default and the others raise
-        ``ViewExpired``. Without a replica flags give defaults and the others raise.
+        ``ViewExpired``. Without a replica that can be read flags give defaults and the others
+        raise.
         """
         replica = self.source.open()
-        return PinnedView(self, None if replica is None else replica.view())
+        try:
+            view = None if replica is None else replica.view()
+        except ControlPlaneError as error:
+            return PinnedView(self, None, error)
+        return PinnedView(self, view, self.source.error)
 
     def health(self) -> Health:
         """What is served and how old it is; never raises."""
@@ -347,11 +352,14 @@ class ControlPlaneClient(_Shortcuts):
 class PinnedView(_Shortcuts):
     """One generation of everything, held until it is closed."""
 
-    __slots__ = ("_client", "_flags", "_view")
+    __slots__ = ("_client", "_error", "_flags", "_view")
 
-    def __init__(self, client: ControlPlaneClient, view: View | None) -> None:
+    def __init__(
+        self, client: ControlPlaneClient, view: View | None, error: ControlPlaneError | None
+    ) -> None:
         self._client = client
         self._view = view
+        self._error = error
         self._flags = client.flags.pinned(view)
 
     @property
@@ -393,6 +401,8 @@ class PinnedView(_Shortcuts):
 
     def close(self) -> None:
         """Drop the snapshot; later reads raise ``ViewExpired``, flags give defaults."""
+        # Without a view of ours the flags tried for one of their own.
+        self._flags.close()
         if self._view is not None:
             self._view.close()
 
@@ -405,7 +415,7 @@ class PinnedView(_Shortcuts):
     def _pinned(self) -> tuple[View, str]:
         environment = require_environment(self._client.source)
         if self._view is None:
-            raise ReplicaUnavailable(str(self._client.source.error))
+            raise ReplicaUnavailable(str(self._error))
         return self._view, environment
 
 

@@ -143,6 +143,29 @@ def test_without_a_replica_pinned_flags_give_defaults_and_the_rest_raises(tmp_pa
             view.config.get("database.url", "x")
 
 
+def test_a_replica_that_cannot_be_pinned_gives_default_flags_and_raises_for_the_rest(
+    stocked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = stocked.client()
+    client.wait_until_ready(5)
+    monkeypatch.setattr("control_plane.replica.reader.ROUNDS", 0)
+    with client.pinned() as view:
+        assert view.is_enabled("new_ai_model", default=False) is False
+        assert view.generation == 0
+        with pytest.raises(ReplicaUnavailable, match="found the writer moving"):
+            view.config.get("database.url", "x")
+
+
+def test_requiring_trust_covers_the_configuration_of_other_environments(
+    stocked: Any, without_variables: pytest.MonkeyPatch
+) -> None:
+    stocked.config("database", {"url": "theirs"}, environment="staging", development=True)
+    config = stocked.client(require_trusted=True).config
+    assert config.get("database.url", "x", environment="staging") == "x"
+    config.load_environment("staging")
+    assert config.get("database.url", "x") == "x"
+
+
 def test_wait_for_returns_when_the_next_call_sees_the_generation(stocked: Any) -> None:
     client = stocked.client()
     assert client.is_enabled("new_ai_model")

@@ -6,11 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from control_plane import KeyNotFoundError, ReplicaUnavailable
+from control_plane.configs.merged import leaf_value
 from control_plane.configs.settings import ConfigManager
-from control_plane.errors import ReplicaBusy
+from control_plane.errors import ReplicaBusy, ReplicaCorrupt
+from control_plane.replica.format import CONFIG, encode_record, record_key
 
 
 def test_a_value_is_the_environments_over_the_base(stocked: Any) -> None:
@@ -246,3 +249,45 @@ def test_a_busy_writer_leaves_the_value_read_before(
     monkeypatch.undo()
     stocked.config("database", {"url": "newer"})
     assert config.get("database.url") == "newer"
+
+
+def test_a_damaged_record_leaves_its_last_good_value_however_often_others_change(
+    stocked: Any, damage: Any
+) -> None:
+    config = stocked.client().config
+    assert config.get("database.url") == "postgresql://db/app"
+    damage(b"database.url")
+    for size in (6, 7):
+        stocked.config("queue", {"size": size})
+        assert config.get("queue.size") == size
+        assert config.get("database.url") == "postgresql://db/app"
+
+
+def test_a_damaged_record_does_not_stand_in_the_way_of_a_suggestion(
+    stocked: Any, damage: Any
+) -> None:
+    damage(b"database.url")
+    with pytest.raises(KeyNotFoundError, match=r"nearest: database\.pool$"):
+        stocked.client().config.get("database.poll")
+
+
+def test_a_tenant_that_no_replica_can_hold_is_not_kept(stocked: Any) -> None:
+    config = stocked.client().config
+    for tenant in ("a\0b", "\ud800", "x" * 2000, "", None):
+        assert config.get("database.pool.size", tenant_id=tenant) == 50
+    assert list(config._table) == [(None, "database.pool.size")]
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", msgpack.packb(7), msgpack.packb(["a.b", 1])])
+def test_a_record_that_is_no_leaf_is_corrupt(body: bytes) -> None:
+    key = record_key(CONFIG, "", "a.b")
+    raw = encode_record(key, CONFIG, body, head_generation=1, served_generation=1)
+    with pytest.raises(ReplicaCorrupt, match=r"config//a\.b: expected path, value"):
+        leaf_value((key,), [raw])
+
+
+def test_fields_that_later_versions_add_to_a_leaf_do_not_hide_it() -> None:
+    key = record_key(CONFIG, "", "a.b")
+    body = msgpack.packb(["a.b", 1, "values", 1, False, "later"])
+    raw = encode_record(key, CONFIG, body, head_generation=1, served_generation=1)
+    assert leaf_value((key,), [raw]) == 1

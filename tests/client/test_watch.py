@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import queue
 import threading
 import time
@@ -202,6 +203,23 @@ def test_there_is_one_thread_from_the_first_watch_until_close(stocked: Any, hear
     assert len(watching_threads()) == 1
     client.close()
     assert watching_threads() == []
+
+
+def test_the_thread_closes_no_descriptor_that_somebody_is_about_to_wake_it_by(
+    stocked: Any, heard: Heard
+) -> None:
+    config = stocked.client().config
+    config.watch("database.url", heard)
+    stocked.config("database", {"url": "new"})
+    heard.next()
+    watcher = config._watcher
+    with watcher._lock:
+        watcher._closed = True
+        watcher._signal.wake()
+        watcher._thread.join(0.1)
+        os.fstat(watcher._signal._write_end)
+    watcher._thread.join()
+    assert watcher._signal._write_end == -1
 
 
 def test_a_watch_stays_with_the_environment_it_was_made_in(stocked: Any, heard: Heard) -> None:

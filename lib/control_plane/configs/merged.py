@@ -14,12 +14,13 @@ from __future__ import annotations
 from msgpack import unpackb
 
 from control_plane.configs.layers import BASE_TENANT, decode_path
-from control_plane.errors import KeyNotFoundError
+from control_plane.errors import KeyNotFoundError, ReplicaCorrupt, ReplicaInvalid
 from control_plane.replica.format import (
     CONFIG,
     DELETED,
     NO_VALUE,
     decode_record,
+    describe_key,
     record_key,
 )
 
@@ -135,7 +136,11 @@ def _candidates(reader: Reader, prefix: str, length: int) -> Iterator[str]:
     seen = set()
     scan_prefix = _scan_prefix(BASE_TENANT, f"{prefix}." if prefix else "")
     for key, raw in reader.scan(scan_prefix, MAX_CANDIDATES):
-        full, value = _decode(key, raw)
+        try:
+            full, value = _decode(key, raw)
+        except ReplicaInvalid:
+            # A record that cannot be read is no suggestion, and no reason to fail for another.
+            continue
         for path in (full, ".".join(full.split(".")[:length])):
             if value is not ABSENT and path not in seen:
                 seen.add(path)
@@ -160,6 +165,12 @@ def _decode(key: bytes, raw: bytes) -> tuple[str, object]:
     record = decode_record(key, raw)
     if record.status in (DELETED, NO_VALUE):
         return "", ABSENT
-    # A leaf has four fields; the fifth marks that it hides the base's.
-    path, value, _, _, *hidden = unpackb(record.body)
-    return path, _HIDDEN if hidden else value
+    try:
+        # A leaf has four fields; a fifth that is true marks that it hides the base's.
+        path, value, _, _, *hidden = unpackb(record.body)
+    except (ValueError, TypeError) as error:
+        raise ReplicaCorrupt(
+            f"{describe_key(key)}: expected path, value, layer and generation, found {error!r}; "
+            "run 'control-plane replica verify'"
+        ) from error
+    return path, _HIDDEN if hidden and hidden[0] else value

@@ -160,7 +160,8 @@ class ConfigManager:
 
     def load_environment(self, name: str) -> None:
         """Read ``name`` from now on; watches stay with the environment they were made in."""
-        source, environment = replica_source(self._replica_root, name)
+        trusted = self._source.requires_trusted
+        source, environment = replica_source(self._replica_root, name, trusted)
         if self._owns_source and self._watcher is not None:
             # Its watches still read the old source; the watcher closes it with itself.
             self._watcher.keep(self._source)
@@ -215,6 +216,8 @@ class ConfigManager:
             return self._others[environment]
         except KeyError:
             other = ConfigManager(replica=self._replica_root, environment=environment)
+            # What was required of this manager's replicas is required of this one, too.
+            other._source.requires_trusted = self._source.requires_trusted
             other.overrides = self.overrides
             # Two threads may both make one; the first to arrive is kept by both.
             return self._others.setdefault(environment, other)
@@ -242,17 +245,25 @@ class ConfigManager:
         """Read one value and keep it in the table captured before the read."""
         table = self._table
         tenant, path = _checked_tenant(tenant_id), _checked_path(key)
+        if not tenant and tenant_id is not None:
+            # No replica holds it: it has the base's values, and its own text is not kept.
+            tenant_id = None
+            if (None, key) in table:
+                return table[None, key]
         replica = self._source.open()
         if replica is None:
             require_environment(self._source)
             return Kept(self._overridden(path, ABSENT))
         try:
             value = self._overridden(path, _read(replica, path, tenant))
-        except (ReplicaBusy, ReplicaInvalid):
+        except (ReplicaBusy, ReplicaInvalid) as error:
             value = self._previous.get((tenant_id, key), ABSENT)
             if value is ABSENT:
                 raise
-            return value
+            if isinstance(error, ReplicaBusy):
+                return value
+            # What is damaged stays so until something moves; kept, its last good value outlives
+            # moves that do not mend it.
         if value is ABSENT or isinstance(value, (dict, list)):
             value = Kept(value)
         if len(table) >= MAX_KEPT_VALUES:

@@ -190,8 +190,8 @@ class Watcher:
             for group in self._groups.values():
                 for watch in group.watches:
                     watch.close()
-        if signal is not None:
-            signal.wake()
+            if signal is not None:
+                signal.wake()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         for source in self._kept:
@@ -208,7 +208,10 @@ class Watcher:
                 if not self._closed:
                     signal.wait()
         finally:
-            signal.close()
+            # Under the lock that `wake` is called under: the number of a closed descriptor may
+            # be another file's a moment later.
+            with self._lock:
+                signal.close()
 
     def _look(self, group: Watched) -> None:
         """Call every watch whose value differs from the one it saw last."""
@@ -297,7 +300,7 @@ class Signal:
             # A full pipe is readable: the wait ends without this byte.
             pass
         except OSError:
-            # Closed by the thread on its way out.
+            # Closed by the thread on its way out; see `Watcher._run`.
             pass
 
     def close(self) -> None:
