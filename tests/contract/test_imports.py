@@ -22,13 +22,19 @@ Imported = Callable[[Path], set[str]]
 DECIDING = [
     "lib/control_plane/log",
     "lib/control_plane/trust",
-    "lib/control_plane/feature_flags/bucketing.py",
-    "lib/control_plane/feature_flags/compile.py",
-    "lib/control_plane/feature_flags/evaluation.py",
+    "lib/control_plane/feature_flags",
     "lib/control_plane/configs/layers.py",
-    "lib/control_plane/replica/format.py",
+    "lib/control_plane/manifests/documents.py",
+    "lib/control_plane/manifests/environments.py",
+    "lib/control_plane/manifests/json_schema.py",
+    "lib/control_plane/manifests/validation.py",
+    "lib/control_plane/replica/apply.py",
     "lib/control_plane/replica/compile.py",
+    "lib/control_plane/replica/format.py",
+    "lib/control_plane/replica/held.py",
+    "lib/control_plane/replica/plan.py",
     "lib/control_plane/replica/resolution.py",
+    "store/control_plane_store/admission.py",
 ]
 OUTSIDE_WORLD = {
     "aiohttp", "asyncio", "http", "io", "mmap", "os", "pathlib", "shutil", "signal", "socket",

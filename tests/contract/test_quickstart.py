@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +14,15 @@ import pytest
 
 @pytest.fixture
 def installed(root: Path, tmp_path: Path) -> Path:
-    """The built wheel unpacked outside the clone, before everything else on the path."""
+    """The commands of a new environment into which the built wheel went with everything."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=root, check=True, capture_output=True)
-    site = tmp_path / "site"
-    zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(site)
-    return site
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    commands = tmp_path / "venv" / "bin"
+    wheel = f"{next(tmp_path.glob('*.whl'))}[all]"
+    pip = [str(commands / "pip"), "install", "--quiet", "--disable-pip-version-check", wheel]
+    subprocess.run(pip, check=True, capture_output=True)
+    return commands
 
 
 def hello_of(readme: Path) -> str:
@@ -30,29 +32,23 @@ def hello_of(readme: Path) -> str:
     return match[1]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_newcomer_sees_a_kill_in_a_running_program(
     root: Path, installed: Path, tmp_path: Path, running: Callable[..., object]
 ) -> None:
     environment = {
-        **os.environ,
-        "PYTHONPATH": str(installed),
+        "PATH": f"{installed}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "CONTROL_PLANE_REPLICA": str(tmp_path / "replica"),
     }
-    tool = [sys.executable, "-m", "control_plane"]
-    where = [sys.executable, "-c", "import control_plane; print(control_plane.__file__)"]
-    place = subprocess.run(where, env=environment, cwd=tmp_path, capture_output=True, check=True)
-    assert place.stdout.decode().startswith(str(installed))
-    subprocess.run([*tool, "init", "hello"], env=environment, cwd=tmp_path, check=True)
+    tool, python = str(installed / "control-plane"), str(installed / "python")
+    subprocess.run([tool, "init", "hello"], env=environment, cwd=tmp_path, check=True)
     hello = tmp_path / "hello"
     (hello / "hello.py").write_text(hello_of(root / "README.md"))
-    up = [*tool, "up", "--listen", "127.0.0.1:0"]
-    program = [sys.executable, "hello.py"]
-    with running(up, hello, environment) as services:  # type: ignore[attr-defined]
+    with running([tool, "up", "--listen", "127.0.0.1:0"], hello, environment) as services:  # type: ignore[attr-defined]
         services.until("ready")
-        with running(program, hello, environment) as reader:  # type: ignore[attr-defined]
+        with running([python, "hello.py"], hello, environment) as reader:  # type: ignore[attr-defined]
             reader.until("True")
-            kill = [*tool, "kill", "new_ai_model", "-e", "development"]
+            kill = [tool, "kill", "new_ai_model", "-e", "development"]
             subprocess.run(kill, env=environment, cwd=hello, check=True)
             assert set(reader.until("False")[:-1]) <= {"True"}
