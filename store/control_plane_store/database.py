@@ -177,7 +177,9 @@ def _connect(path: Path) -> Engine:
         f"sqlite:///{path}",
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
         pool_size=8,
-        max_overflow=8,
+        # Never more than there are threads. Nobody waits for one: a request's token is read on the
+        # event loop.
+        max_overflow=-1,
     )
 
     @event.listens_for(engine, "connect")

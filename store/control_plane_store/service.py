@@ -2,9 +2,12 @@
 
 - Every path but ``/healthz`` wants a token of its environment, unless the store is public; then
   reads do not. The token is checked before anything about the environment is told.
-- What reads or writes the database runs in threads; a waiting long poll is only a coroutine. All
-  followers that ask for the same part share one answer, so a change for a thousand nodes is read
-  once.
+- What reads or writes the database runs in threads; a waiting long poll is only a coroutine. The
+  token's row alone is read on the event loop, by its index, anew for each request: a thread would
+  take several times as long.
+- All followers that ask for the same part share one answer, so a change for a thousand nodes is
+  read once. Those who had all there was will ask for what came since: the writer's thread reads
+  that part before it wakes them.
 - Requests are bounded: 32 MiB of body, ``BODY_SECONDS`` to send it, ``MAX_BLOBS`` of them
   at once. Bodies are taken as they are, never decompressed.
 - Errors have one form, see ``answers``.
@@ -58,7 +61,7 @@ class Published:
 
     log: Log
     moved: asyncio.Event = field(default_factory=asyncio.Event)
-    parts: dict[int, asyncio.Task[bytes]] = field(default_factory=dict)
+    parts: dict[int, asyncio.Future[bytes]] = field(default_factory=dict)
 
 
 class Store:
@@ -86,12 +89,24 @@ class Store:
 
     def published(self, environment: str, log: Log) -> None:
         """Tell the followers of a log of its new checkpoint; called from the writer's thread."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake, environment, log)
-
-    def _wake(self, environment: str, log: Log) -> None:
+        if self._loop is None:
+            return
         known = self._logs.get(environment)
-        self._logs[environment] = Published(log)
+        size = 0 if known is None else known.log.note_size
+        part: bytes | None = None
+        try:
+            with self._database.read() as snapshot:
+                part = feed.part(snapshot, log, size)
+        finally:
+            # The checkpoint stands also when its part could not be read: who asks reads it then.
+            self._loop.call_soon_threadsafe(self._wake, environment, log, size, part)
+
+    def _wake(self, environment: str, log: Log, size: int, part: bytes | None) -> None:
+        known = self._logs.get(environment)
+        newest = self._logs[environment] = Published(log)
+        if part is not None:
+            newest.parts[size] = asyncio.get_running_loop().create_future()
+            newest.parts[size].set_result(part)
         if known is not None:
             known.moved.set()
 
@@ -116,7 +131,7 @@ class Store:
     async def put_blob(self, request: web.Request) -> web.Response:
         """``PUT /v1/<env>/blob/sha256/<hex>``: 201 once the bytes are durable."""
         environment, digest = request.match_info["environment"], request.match_info["digest"]
-        await self._token(request, "submit")
+        self._token(request, "submit")
         # Blobs wait for one another's memory; a submission, which may be a kill, waits for none.
         async with self._blobs:
             data = await self._body(request, MAX_REQUEST_BYTES)
@@ -131,7 +146,7 @@ class Store:
         """``POST /v1/<env>/changes[?dry_run=1]``: 201, 200 when repeated, 202 when it waits."""
         environment = request.match_info["environment"]
         dry_run = request.query.get("dry_run", "0") not in ("0", "")
-        token = await self._token(request, "submit")
+        token = self._token(request, "submit")
         data = await self._body(request, MAX_ENVELOPE_BYTES)
         sequencer = self._sequencer()
         origin = sequencer.position(environment).log.origin
@@ -185,7 +200,7 @@ class Store:
     async def blob(self, request: web.Request) -> web.Response:
         """A blob by digest, below ``/v1/<env>`` or below an epoch's static files."""
         environment, digest = request.match_info["environment"], request.match_info["digest"]
-        await self._token(request, "follow")
+        self._token(request, "follow")
         if "epoch" in request.match_info:
             await self._read(lambda snapshot: self._log(snapshot, request))
         data = await self._read(lambda snapshot: feed.blob(snapshot, environment, digest))
@@ -194,7 +209,7 @@ class Store:
     async def static_file(self, request: web.Request) -> web.Response:
         """Checkpoint and tiles of one epoch, as a plain file server would have them."""
         path = request.match_info["path"]
-        await self._token(request, "follow")
+        self._token(request, "follow")
         if path != "checkpoint" and not path.startswith("tile/"):
             raise NotFound(f"expected checkpoint, tile/… or blob/sha256/…, found {path[:80]!r}")
         data = await self._read(
@@ -207,7 +222,7 @@ class Store:
     async def follow(self, request: web.Request) -> web.Response:
         """``GET /v1/<env>/follow?epoch=&size=&wait=``: entries behind ``size``, waited for."""
         environment = request.match_info["environment"]
-        await self._token(request, "follow")
+        self._token(request, "follow")
         size, wait = _number(request, "size", 0), _number(request, "wait", 0)
         epoch = _number(request, "epoch", 0)
         deadline = asyncio.get_running_loop().time() + min(wait, MAX_WAIT_SECONDS)
@@ -223,7 +238,8 @@ class Store:
             if remaining <= 0:
                 break
             try:
-                await asyncio.wait_for(known.moved.wait(), remaining)
+                async with asyncio.timeout(remaining):
+                    await known.moved.wait()
             except TimeoutError:
                 break
         data = await self._part(environment, size)
@@ -249,14 +265,13 @@ class Store:
                 f"expected an environment of this store, found {environment!r}"
             ) from error
 
-    async def _token(self, request: web.Request, action: str) -> TokenRow | None:
+    def _token(self, request: web.Request, action: str) -> TokenRow | None:
         environment = request.match_info["environment"]
         if self._public and action == "follow":
             return None
         authorization = request.headers.get("Authorization")
-        return await self._read(
-            lambda snapshot: tokens.check(snapshot, authorization, environment, action)
-        )
+        with self._database.read() as snapshot:
+            return tokens.check(snapshot, authorization, environment, action)
 
     async def _read(self, reading: Callable[[Snapshot], T]) -> T:
         def read() -> T:
@@ -282,7 +297,7 @@ class Store:
     async def _shown(
         self, request: web.Request, reading: Callable[[Snapshot, Log], Mapping[str, object]]
     ) -> web.Response:
-        await self._token(request, "follow")
+        self._token(request, "follow")
         data = await self._read(
             lambda snapshot: _dump(reading(snapshot, self._log(snapshot, request)))
         )
@@ -300,16 +315,16 @@ class Store:
     async def _part(self, environment: str, size: int) -> bytes:
         """One part, read once for all who ask for it while the checkpoint stands."""
         known = self._known(environment)
-        task = known.parts.get(size)
-        if task is None:
+        part = known.parts.get(size)
+        if part is None:
             if len(known.parts) >= 4:
                 known.parts.pop(next(iter(known.parts)))
             log = known.log
-            task = asyncio.create_task(self._read(lambda snapshot: feed.part(snapshot, log, size)))
-            known.parts[size] = task
-            task.add_done_callback(lambda done: _drop_failed(known.parts, size, done))
+            part = asyncio.create_task(self._read(lambda snapshot: feed.part(snapshot, log, size)))
+            known.parts[size] = part
+            part.add_done_callback(lambda done: _drop_failed(known.parts, size, done))
         # One follower hanging up must not take the answer from the others.
-        return await asyncio.shield(task)
+        return await asyncio.shield(part)
 
     def _file(self, data: bytes, content_type: str, caching: str) -> web.Response:
         scope = "public" if self._public else "private"
@@ -406,7 +421,7 @@ def _other_epoch(log: Log, epoch: int) -> web.Response:
 
 
 def _drop_failed(
-    parts: dict[int, asyncio.Task[bytes]], size: int, done: asyncio.Task[bytes]
+    parts: dict[int, asyncio.Future[bytes]], size: int, done: asyncio.Future[bytes]
 ) -> None:
     """Keep no answer that is an error: the next follower asks the database again."""
     if (done.cancelled() or done.exception() is not None) and parts.get(size) is done:
