@@ -115,6 +115,16 @@ def test_the_replica_is_marked_development_and_gone_afterwards() -> None:
     assert not folder.exists()
 
 
+def test_many_changes_leave_two_folders_and_every_view_readable() -> None:
+    with replica(flags={"a": True}) as client, client.pinned() as early:
+        for number in range(5):
+            client.set_flag("b", number % 2 == 0)
+        formats = client._root / "test" / "v1"
+        assert sorted(p.name for p in formats.iterdir() if p.name.isdigit()) == ["5", "6"]
+        assert client.is_enabled("b")
+        assert early.is_enabled("a")
+
+
 def test_changes_reach_a_watch() -> None:
     from queue import Queue
 

@@ -3,11 +3,13 @@
 Each change is a new generation in a new numbered folder beside the old one, swapped in when it is
 complete, as a daemon does it after a rebuild. The process that reads a replica may not have it
 open for writing, and this way it never has: the folder being written is one nobody has read, and
-it is closed before anybody can. Readers follow as they follow any swap.
+it is closed before anybody can. Readers follow as they follow any swap; the folder before the last
+is deleted, so that a change costs the same however many came before it.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +19,7 @@ from typing import Any
 
 from control_plane.client import ControlPlaneClient
 from control_plane.replica.reader import OPEN
+from control_plane.replica.source import FORMAT_FOLDER
 from control_plane.replica.writer import ReplicaWriter
 from control_plane.testing.documents import Body, Documents
 
@@ -115,6 +118,8 @@ class ReplicaKit(ControlPlaneClient):
                 if self._generation > 0:
                     writer.swap()
                 writer.close()
+        # Folders are numbered as generations are. Who still maps this one keeps what is mapped.
+        shutil.rmtree(folder / FORMAT_FOLDER / str(generation - 2), ignore_errors=True)
         self._documents, self._records, self._generation = documents, records, generation
         return generation
 
