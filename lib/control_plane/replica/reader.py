@@ -3,7 +3,7 @@
 A replica is opened ``readonly=True, lock=False``: the reader writes nothing, holds no slot in
 LMDB's reader table, and nothing it does, not even being killed, disturbs the writer. In return
 LMDB does not know that it reads, so each read proves for itself that no page under it was
-reused. The writer's half of the proof stands in ``writer.py``; the reader's half is this:
+reused. The writer's half of the proof stands in ``pins.py``; the reader's half is this:
 
 1. *The snapshot is whole.* A reader begins T and then reads the header's transaction id h. The
    writer publishes h after the commit of h and before it begins h + 1.

@@ -4,7 +4,8 @@
   looks again when asked, at most once a second. `error` keeps what the last look found.
 - A tombstone in the header says that ``current`` names another folder. The source opens that one
   and only then lets go of the old one; while it cannot, the old data stays in use.
-- The old replica is closed a minute later, because other threads may be about to read it.
+- The old replica is closed a minute later, or at the next swap if that comes first: other threads
+  may be about to read it.
 - Every class revision of the new header differs from the old header's, so whoever compares
   revisions reads everything anew.
 """
