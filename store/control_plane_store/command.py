@@ -20,7 +20,8 @@ from typing import Any
 
 import click
 
-from control_plane.errors import NotFound, Refused
+from control_plane.cli.settings import read_file, require_project, settings
+from control_plane.errors import InputInvalid, Refused
 from control_plane.names import DIGEST
 from control_plane.trust.enrolment import Enrolment
 from control_plane_store import tokens
@@ -34,9 +35,26 @@ from control_plane_store.trustfolder import TrustFolder
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+DATABASE = "store.sqlite3"
+"""What ``init`` calls the database of a project."""
 
 database_option = click.option(
     "--database", required=True, type=FILE, help="The store's SQLite file."
+)
+
+
+def _found_database(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+    """The database named, else that of the project around the working folder."""
+    if value is not None:
+        return value
+    return require_project(settings(), "--database FILE").private / DATABASE
+
+
+project_database_option = click.option(
+    "--database",
+    type=FILE,
+    callback=_found_database,
+    help="The store's SQLite file; default the project's.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -70,8 +88,16 @@ def store(**options: Any) -> None:
             raise click.UsageError(f"expected --{name}, found none")
     if (options["tls_certificate"] is None) != (options["tls_key"] is None):
         raise click.UsageError("expected --tls-certificate and --tls-key together, found one")
+    _check_listen(options["listen"])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     asyncio.run(_serve(**options))
+
+
+def _check_listen(text: str) -> None:
+    try:
+        Listen.parse(text)
+    except InputInvalid as error:
+        raise click.UsageError(str(error)) from error
 
 
 async def _serve(
@@ -169,7 +195,7 @@ def init(
     signers = load_log_signers(keys, origins, _passphrase(passphrase_file))
     for written in _init_files(enrolment, token_folder):
         if written.exists():
-            raise Refused(f"{written}: expected no file, found one; remove it first")
+            raise Refused(_taken(written))
     # Made beside and renamed: a crash leaves a file nobody opens, which the next init removes.
     beside = database.with_name(database.name + ".new")
     remove_database(beside)
@@ -199,7 +225,7 @@ def init(
 
 
 @store.command("forget")
-@database_option
+@project_database_option
 @click.argument("digest")
 def forget(database: Path, digest: str) -> None:
     """Delete a superseded blob's bytes, for example personal data; the log keeps its digest."""
@@ -221,7 +247,7 @@ def token() -> None:
 
 
 @token.command("new")
-@database_option
+@project_database_option
 @click.argument("name")
 @click.option(
     "-e", "--env", "--environment", "environments", multiple=True, required=True,
@@ -239,6 +265,9 @@ def token_new(
     as_json: bool,
 ) -> None:
     """Make a token; it is shown once and only its hash is kept."""
+    if out is not None and out.exists():
+        # Before the token is made: one that nobody was shown would stay in force.
+        raise Refused(_taken(out))
     secret = tokens.new_secret(secrets.token_bytes)
     opened = Database.open(database)
     try:
@@ -262,7 +291,7 @@ def token_new(
 
 
 @token.command("list")
-@database_option
+@project_database_option
 @json_option
 def token_list(database: Path, as_json: bool) -> None:
     """List tokens; never their secrets."""
@@ -284,7 +313,7 @@ def token_list(database: Path, as_json: bool) -> None:
 
 
 @token.command("revoke")
-@database_option
+@project_database_option
 @click.argument("name")
 @click.option("-e", "--env", "--environment", "environment", help="Only there; all by default.")
 def token_revoke(database: Path, name: str, environment: str | None) -> None:
@@ -331,17 +360,19 @@ def _write_new(path: Path | None, data: bytes, mode: int) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError as error:
-        raise Refused(f"{path}: expected no file, found one; remove it first") from error
+        raise Refused(_taken(path)) from error
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
 
 
+def _taken(path: Path) -> str:
+    return f"{path}: expected no file, found one; remove it first"
+
+
 def _passphrase(path: Path | None) -> bytes | None:
     if path is None:
         return None
-    try:
-        return path.read_bytes().rstrip(b"\r\n")
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: expected a passphrase file, found none") from error
+    cure = "pass --passphrase-file FILE or set CONTROL_PLANE_KEY_PASSPHRASE_FILE"
+    return read_file(path, "a passphrase file", cure).rstrip(b"\r\n")

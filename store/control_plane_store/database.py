@@ -180,6 +180,8 @@ def _connect(path: Path) -> Engine:
         # Never more than there are threads. Nobody waits for one: a request's token is read on the
         # event loop.
         max_overflow=-1,
+        # The one used last: it has the newest pages at hand.
+        pool_use_lifo=True,
     )
 
     @event.listens_for(engine, "connect")
