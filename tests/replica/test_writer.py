@@ -273,6 +273,15 @@ def test_a_swap_sends_hot_paths_of_the_old_header_to_the_new_one(folder, open_wr
     assert all(new != old[8 * w] for w, new in zip(CLASSES, revisions(folder)[1:], strict=True))
 
 
+def test_even_an_empty_new_folder_has_revisions_of_its_own(folder, open_writer, put_flag):
+    writer = open_writer()
+    put_flag(writer, "x")
+    old = words_of(folder)
+    writer.rebuild()
+    writer.swap()
+    assert all(new > old[8 * w] for w, new in zip(CLASSES, revisions(folder)[1:], strict=True))
+
+
 def test_an_old_folder_goes_after_the_grace_period(folder, open_writer, put_flag, clock):
     writer = open_writer(grace_seconds=300)
     writer.rebuild()

@@ -342,7 +342,10 @@ class ReplicaWriter:
             raise
 
     def _revision_floor(self, numbers: list[int]) -> int:
-        """Return a revision no lower than any that a reader of an older folder has seen."""
+        """Return a revision above any that a reader of an older folder has seen.
+
+        The swap raises both the new folder's and the old one's by one, so they stay apart.
+        """
         floor = 0
         for number in numbers:
             try:
@@ -352,7 +355,7 @@ class ReplicaWriter:
                 floor = max(floor, self._wall_ns())
             else:
                 floor = max(floor, *(words[8 * word] for word in (REVISION, *CLASS_REVISIONS)))
-        return floor
+        return floor + 1 if numbers else 0
 
     def _new_pins(self, folder: Folder) -> Pins:
         def publish(txn_id: int) -> None:
