@@ -15,14 +15,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from control_plane.errors import ReplicaCorrupt, SyntaxInvalid
-from control_plane.log.merkle import Frontier
 from control_plane.log.steps import Position
-from control_plane.replica.plan import Operations, Plan, Table, staging_items
+from control_plane.replica.plan import Operations, Plan, staging_items
+from control_plane_daemon.logbook import write_position
 
 if TYPE_CHECKING:
     from control_plane.replica.writer import ReplicaWriter, WriteTransaction
@@ -32,17 +30,6 @@ MAX_BYTES: Final = 16 << 20
 MAX_SECONDS: Final = 0.1
 COMMIT_INTERVAL_SECONDS: Final = 0.02
 """At most 50 commits a second; more entries wait for the next one."""
-
-# The keys of the `log` sub-database.
-ORIGIN: Final = b"origin"
-SIZE: Final = b"size"
-FRONTIER: Final = b"frontier"
-CHECKPOINT: Final = b"checkpoint"
-SEQUENCED_AT: Final = b"sequenced_at"
-CONTINUES: Final = b"continues"
-ROOT: Final = b"root"
-TARGETS: Final = b"targets"
-EVIDENCE: Final = b"evidence"
 
 
 class Commits:
@@ -158,36 +145,3 @@ class Commits:
 
 class _Dropped(Exception):
     """Leaves a transaction's context on purpose."""
-
-
-def write_position(log: Table, position: Position) -> None:
-    """Store a position under the keys of the ``log`` sub-database."""
-    log.put(ORIGIN, position.origin.encode())
-    log.put(SIZE, position.size.to_bytes(8, "little"))
-    log.put(FRONTIER, position.frontier.encode())
-    log.put(CHECKPOINT, position.checkpoint)
-    log.put(SEQUENCED_AT, position.sequenced_at.to_bytes(8, "little"))
-    log.put(CONTINUES, position.continues_generation.to_bytes(8, "little"))
-
-
-def read_position(log: Table, origin: str) -> Position:
-    """The position a replica stands at; the start of ``origin``'s log for a new replica.
-
-    Raises:
-        ReplicaCorrupt: what is stored is no position.
-    """
-    stored = log.get(ORIGIN)
-    if stored is None:
-        return Position(origin)
-    try:
-        frontier = Frontier.decode(log.get(FRONTIER) or b"")
-    except SyntaxInvalid as error:
-        raise ReplicaCorrupt(f"position of {origin}: expected a frontier, found {error}") from error
-    return replace(
-        Position(stored.decode()),
-        size=frontier.size,
-        frontier=frontier,
-        checkpoint=log.get(CHECKPOINT) or b"",
-        sequenced_at=int.from_bytes(log.get(SEQUENCED_AT) or b"", "little"),
-        continues_generation=int.from_bytes(log.get(CONTINUES) or b"", "little"),
-    )

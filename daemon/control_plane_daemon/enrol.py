@@ -31,7 +31,7 @@ from control_plane.replica.source import current_folder
 from control_plane.replica.writer import ReplicaWriter
 from control_plane.trust.enrolment import Enrolment
 from control_plane.trust.state import LogIdentity, Policy
-from control_plane_daemon.commits import ORIGIN
+from control_plane_daemon.logbook import ORIGIN
 
 if TYPE_CHECKING:
     from control_plane_daemon.follower import Follower

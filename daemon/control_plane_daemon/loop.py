@@ -31,14 +31,10 @@ from control_plane.errors import (
 from control_plane.log.leaf import UnknownLeafVersion
 from control_plane.log.statements import UnknownPayloadType
 from control_plane.log.steps import SnapshotMismatch
+from control_plane_daemon.batch import Verified
+from control_plane_daemon.demand import LOOKAHEAD_BLOBS
 from control_plane_daemon.enrol import Enrolled, Opened, open_replica
-from control_plane_daemon.follower import (
-    LOOKAHEAD_BLOBS,
-    DiskFailed,
-    Follower,
-    Progress,
-    Verified,
-)
+from control_plane_daemon.follower import DiskFailed, Follower, Progress
 from control_plane_daemon.source import (
     PATIENCE_SECONDS,
     POLL_SECONDS,

@@ -116,13 +116,13 @@ def test_an_older_held_entry_never_overwrites_a_newer_head(log: Any, node: Any, 
 def test_held_entries_are_tried_again_at_a_start(
     log: Any, make_node: Any, flag: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import control_plane_daemon.follower as follower
+    import control_plane_daemon.entries as entries
 
     node = make_node()
     log.put(flag())
     with monkeypatch.context() as older:
         # An older daemon that does not understand the document.
-        older.setattr(follower, "validate_blob", _refuse)
+        older.setattr(entries, "validate_blob", _refuse)
         node.follow()
     assert node.record(PILOT).status == NO_VALUE
     node = make_node()
