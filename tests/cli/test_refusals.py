@@ -132,19 +132,58 @@ def test_a_projects_token_and_key_go_to_its_own_store_only(cli: Cli, project: An
         (["apply", "-e", "production"], "missing option '-f'"),
         (["kill", "x"], "missing option '-e'"),
         (["kill", "x", "-e", "Production"], "expected an environment like"),
-        (["flag", "rollout", "x", "many", "-e", "production"], "expected a percentage like 25"),
+        (["flag", "rollout", "x", "many", "-e", "production"], "like 25 or 12.5, found 'many'"),
         (["sign", "x.yaml"], "expected one of --out DIR and --in-place"),
         (["list", "flags", "-e", "production"], "expected one of flag"),
+        (["flag", "rollout", "x", "125", "-e", "production"], "expected a percentage from 0 to"),
+        (["flag", "rollout", "x", "1e9", "-e", "production"], "found '1e9'"),
+        (["flag", "rollout", "x", "0.0001", "-e", "production"], "found '0.0001'"),
+        (["flag", "on", "Bad Name", "-e", "production"], "expected a name like"),
+        (["kill", "../x", "-e", "production"], "expected a name like"),
+        (["kill", "x", "-e", "production", "--reason", "é" * 513], "1024 bytes, found 1026"),
+        (["segment", "add", "Bad", "a", "-e", "production"], "expected a name like"),
+        (["segment", "add", "s", "-e", "production"], "expected members or --from FILE"),
+        (["get", "foo", "-e", "production"], "expected a reference like"),
+        (["get", "kill/Bad", "-e", "production"], "expected a name like"),
+        (["history", "flag/", "-e", "production"], "expected a reference like"),
+        (["delete", "flag/x", "tool", "-e", "production"], "found 'tool'"),
+        (["revert", "--to", "now", "-e", "production"], "'now' is not a valid integer"),
+        (["apply", "-f", ".", "-e", "x", "--channel", "Stable!"], "expected a channel like"),
+        (["approve", "abc", "-e", "Production"], "expected an environment like"),
+        (["eval", "x", "--context", "{bad"], "--context: expected JSON"),
+        (["eval", "x", "--context", "[1]"], "expected --context as a JSON object"),
+        (["eval", "x", "-e", "../etc"], "expected an environment like"),
+        (["status", "-e", "Production"], "expected an environment like"),
+        (["keys", "init", "--directory", "k", "--installation", "Bad", "-e", "x"], "installation"),
+        (
+            [
+                "keys",
+                "init",
+                "--directory",
+                "k",
+                "--installation",
+                "i",
+                "-e",
+                "x",
+                "--threshold",
+                "2",
+            ],
+            "threshold: expected 1 to 1",
+        ),
+        (["init", "p", "--store", "ftp://x"], "expected http"),
+        (["init", "p", "-e", "Prod"], "expected a name like"),
+        (["store", "--database", "d", "--keys", "k", "--listen", "nowhere"], "expected host:port"),
         (["pending", "-e", "production", "--store", "ftp://x"], "expected http"),
     ],
 )
-def test_wrong_usage_is_exit_2_and_says_where_to_look(
-    cli: Cli, arguments: list[str], words: str
+def test_wrong_usage_is_exit_2_says_where_to_look_and_makes_nothing(
+    cli: Cli, arguments: list[str], words: str, tmp_path: Path
 ) -> None:
     ran = cli(*arguments)
-    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1), ran.err
     assert words in ran.err
     assert "--help'" in ran.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_is_exit_3_and_names_its_extra() -> None:

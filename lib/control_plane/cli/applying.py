@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.arguments import checked_channel, reason_option
 from control_plane.cli.output import print_json, progress
 from control_plane.cli.settings import (
     Settings,
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
     help="File or folder; may be repeated.",
 )  # fmt: skip
 @environment_option
-@click.option("--reason", default="", metavar="TEXT", help="Why; stands in the log.")
+@reason_option
 @click.option("--dry-run", is_flag=True, help="Let the store judge it and write nothing.")
 @click.option("--atomic", is_flag=True, help="One change set instead of several of 250.")
 @click.option("--no-activate", is_flag=True, help="Publish versions; leave channels alone.")
-@click.option("--channel", default="stable", show_default=True, help="The channel to activate.")
+@click.option(
+    "--channel", default="stable", show_default=True, callback=checked_channel,
+    help="The channel to activate.",
+)  # fmt: skip
 @click.option("--take-over", is_flag=True, help="Write over changes that were not made by apply.")
 @click.option("--out", metavar="FILE", help="Write the signed change set here; do not submit it.")
 @key_options

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.arguments import checked_environment
 from control_plane.cli.output import print_json, print_table, short, when
 from control_plane.cli.settings import (
     Settings,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("change", metavar="CHANGE")
 @click.option(
-    "-e", "--environment", "--env", metavar="ENV",
+    "-e", "--environment", "--env", metavar="ENV", callback=checked_environment,
     help="Take CHANGE from those that wait in the store for this environment.",
 )  # fmt: skip
 @key_options

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.arguments import checked_references, reason_option
 from control_plane.cli.output import print_json, progress
 from control_plane.cli.settings import (
     environment_option,
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("targets", nargs=-1, required=True, metavar="REFERENCE…")
+@click.argument(
+    "targets", nargs=-1, required=True, metavar="REFERENCE…", callback=checked_references
+)
 @environment_option
-@click.option("--reason", default="", metavar="TEXT", help="Why; stands in the log.")
+@reason_option
 @click.option("--dry-run", is_flag=True, help="Let the store judge it and write nothing.")
 @key_options
 @store_options
@@ -59,7 +62,7 @@ def delete(
 @click.command()
 @environment_option
 @click.option("--to", "generation", type=int, required=True, help="The generation to go back to.")
-@click.option("--reason", default="", metavar="TEXT", help="Why; stands in the log.")
+@reason_option
 @click.option("--kills", is_flag=True, help="Also bring back kills as they stood then.")
 @click.option("--dry-run", is_flag=True, help="Let the store judge it and write nothing.")
 @click.option("--trust", metavar="FILE", help="trust.json to verify the log with.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.arguments import checked_environment, name_argument
 from control_plane.cli.output import print_json, print_table
 from control_plane.cli.settings import Settings, settings
 from control_plane.errors import (
@@ -15,6 +16,7 @@ from control_plane.errors import (
     NotFound,
     ReplicaUnavailable,
     StoreUnreachable,
+    SyntaxInvalid,
 )
 
 if TYPE_CHECKING:
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("name")
-@click.option("-e", "--environment", "--env", metavar="ENV", help="The environment.")
+@name_argument("flag")
+@click.option(
+    "-e", "--environment", "--env", metavar="ENV", callback=checked_environment,
+    help="The environment.",
+)  # fmt: skip
 @click.option("--user-id", metavar="ID", help="The user asked for.")
 @click.option("--tenant-id", metavar="ID", help="The tenant asked for.")
 @click.option("--context", metavar="JSON", help="Further attributes, as one JSON object.")
@@ -49,7 +54,7 @@ def evaluate(
     attributes = _attributes(context)
     with ControlPlaneClient(settings(replica=replica).replica(), environment) as client:
         result = client.flags.evaluate(
-            name.removeprefix("flag/"), None,
+            name, None,
             user_id=user_id, tenant_id=tenant_id, context=attributes,
         )  # fmt: skip
         told = _answered(name, client, result)
@@ -89,7 +94,10 @@ def _answered(name: str, client: ControlPlaneClient, result: Evaluation) -> dict
 
 
 @click.command()
-@click.option("-e", "--environment", "--env", metavar="ENV", help="Only this environment.")
+@click.option(
+    "-e", "--environment", "--env", metavar="ENV", callback=checked_environment,
+    help="Only this environment.",
+)  # fmt: skip
 @click.option("--replica", metavar="DIR", help="The replica root.")
 @click.option("--store", metavar="URL", help="http(s)://host:port or unix:/path of the store.")
 @click.option("--token-file", metavar="FILE", help="File with the store's token (0600).")
@@ -183,7 +191,10 @@ def _attributes(text: str | None) -> dict[str, Any] | None:
 
     if text is None:
         return None
-    value = parse(text.encode(), what="--context")
+    try:
+        value = parse(text.encode("utf-8", "surrogateescape"), what="--context")
+    except SyntaxInvalid as error:
+        raise click.UsageError(str(error)) from error
     if not isinstance(value, dict):
         raise click.UsageError("expected --context as a JSON object, found another value")
     return value

@@ -7,11 +7,13 @@ lifts it.
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from control_plane.cli.arguments import name_argument, reason_option
 from control_plane.cli.changing import report_changes
 from control_plane.cli.settings import (
     environment_option,
@@ -25,7 +27,8 @@ from control_plane.errors import NotFound
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-REASON = click.option("--reason", default="", metavar="TEXT", help="Why; stands in the log.")
+
+PERCENTAGE: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 
 
 @click.group()
@@ -34,9 +37,9 @@ def flag() -> None:
 
 
 @flag.command("on")
-@click.argument("name")
+@name_argument("flag")
 @environment_option
-@REASON
+@reason_option
 @key_options
 @store_options
 def switch_on(name: str, environment: str, reason: str, as_json: bool, **given: Any) -> None:
@@ -50,9 +53,9 @@ def switch_on(name: str, environment: str, reason: str, as_json: bool, **given: 
 
 
 @flag.command("off")
-@click.argument("name")
+@name_argument("flag")
 @environment_option
-@REASON
+@reason_option
 @key_options
 @store_options
 def switch_off(name: str, environment: str, reason: str, as_json: bool, **given: Any) -> None:
@@ -65,18 +68,28 @@ def switch_off(name: str, environment: str, reason: str, as_json: bool, **given:
     )  # fmt: skip
 
 
+def _share(context: click.Context, parameter: click.Parameter, value: str) -> Fraction:
+    """``25``, ``12.5`` or ``25%`` of the units, in thousandths of a percent at the finest."""
+    number = value.removesuffix("%")
+    if not PERCENTAGE.fullmatch(number) or Fraction(number) > 100:
+        raise click.UsageError(
+            f"expected a percentage from 0 to 100 like 25 or 12.5, found {value!r}", context
+        )
+    return Fraction(number)
+
+
 @flag.command()
-@click.argument("name")
-@click.argument("percent")
+@name_argument("flag")
+@click.argument("percent", callback=_share)
 @environment_option
 @click.option("--variant", metavar="NAME", help="Variant to roll out; default the true one.")
 @click.option("--by", metavar="ATTRIBUTE", help="What is counted, such as tenant_id.")
-@REASON
+@reason_option
 @key_options
 @store_options
 def rollout(
     name: str,
-    percent: str,
+    percent: Fraction,
     environment: str,
     variant: str | None,
     by: str | None,
@@ -90,21 +103,18 @@ def rollout(
     """
     from control_plane.publish.flag_edits import with_rollout
 
-    try:
-        share = Fraction(percent.removesuffix("%"))
-    except (ValueError, ZeroDivisionError) as error:
-        raise click.UsageError(f"expected a percentage like 25, found {percent!r}") from error
     _edit(
-        name, environment, reason or f"rollout {percent}", "flag-rollout", as_json, given,
-        lambda document: with_rollout(document, environment, share, variant=variant, by=by),
+        name, environment, reason or f"rollout {float(percent):g} %", "flag-rollout", as_json,
+        given,
+        lambda document: with_rollout(document, environment, percent, variant=variant, by=by),
     )  # fmt: skip
 
 
 @click.command()
-@click.argument("name")
+@name_argument("flag")
 @environment_option
 @click.option("--variant", metavar="NAME", help="Serve this variant instead of the disabled one.")
-@REASON
+@reason_option
 @key_options
 @store_options
 def kill(
@@ -116,7 +126,6 @@ def kill(
     """
     from control_plane.log.statements import Key
 
-    name = name.removeprefix("flag/")
     with publisher(settings(**given)) as author:
         proposal = author.change(environment, reason or f"kill {name}", verb="kill")
         proposal.kill(name, variant)
@@ -132,16 +141,15 @@ def kill(
 
 
 @click.command()
-@click.argument("name")
+@name_argument("flag")
 @environment_option
-@REASON
+@reason_option
 @key_options
 @store_options
 def unkill(name: str, environment: str, reason: str, as_json: bool, **given: Any) -> None:
     """End a kill: the flag's own rules decide again."""
     from control_plane.log.statements import Key
 
-    name = name.removeprefix("flag/")
     with publisher(settings(**given)) as author:
         head = author.heads(environment, [Key("kill", name)]).get(Key("kill", name))
         if head is None or not head.live:
@@ -161,7 +169,6 @@ def _edit(
     given: Mapping[str, Any],
     edit: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> None:
-    name = name.removeprefix("flag/")
     with publisher(settings(**given)) as author:
         document = author.document(environment, f"flag/{name}")
         proposal = author.change(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from control_plane.cli.output import print_json, print_table, short
-from control_plane.cli.settings import settings
+from control_plane.cli.settings import require_project, settings
+from control_plane.errors import InputInvalid
 
 if TYPE_CHECKING:
     from control_plane.publish.keyfiles import KeyFile
@@ -94,7 +95,12 @@ def init(
 ) -> None:
     """Make the keys, root and targets metadata of a new installation."""
     from control_plane.publish.keyfiles import create_trust
+    from control_plane.trust.authoring import check_plan
 
+    try:
+        check_plan(installation, environments, authors, threshold)
+    except InputInvalid as error:
+        raise click.UsageError(str(error)) from error
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=valid_days)
     trust = create_trust(
         directory,
@@ -162,10 +168,7 @@ def list_(directory: str | None, as_json: bool) -> None:
 def _folder(directory: str | None) -> Path:
     if directory is not None:
         return Path(directory)
-    project = settings().project
-    if project is None:
-        raise click.UsageError("expected --directory DIR or a project around here, found neither")
-    return project.private
+    return require_project(settings(), "--directory DIR").private
 
 
 def _policy(trust: Path) -> Policy | None:

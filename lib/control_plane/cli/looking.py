@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.arguments import checked_reference
 from control_plane.cli.output import print_json, print_table, when
 from control_plane.cli.settings import (
     environment_option,
@@ -27,7 +28,7 @@ Channels = Mapping["Key", list[str]]
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", callback=checked_reference)
 @environment_option
 @store_options
 def get(reference: str, environment: str, as_json: bool, **given: Any) -> None:
@@ -87,7 +88,7 @@ def list_documents(kind: str | None, environment: str, as_json: bool, **given: A
 
 
 @click.command()
-@click.argument("reference", required=False)
+@click.argument("reference", required=False, callback=checked_reference)
 @environment_option
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @store_options

@@ -55,6 +55,7 @@ def init(
 ) -> None:
     """Make a project in DIR: keys, trust, a store's database, tokens and example manifests."""
     path = Path(folder)
+    _check_store(store)
     present = (path / FOLDER / "config.json").is_file()
     if present and if_absent:
         project = read_project(path)
@@ -99,6 +100,7 @@ def create_project(
     from control_plane.cli.services import init_store
     from control_plane.publish.keyfiles import create_trust
 
+    _check_names(installation, environments)
     if (folder / FOLDER).exists():
         raise Refused(f"{folder / FOLDER}: expected no project yet, found one")
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,6 @@ def create_project(
     if staging.exists():
         # Left by an init that did not end: it was never used, because nothing names it.
         shutil.rmtree(staging)
-    _check_names(installation, environments)
     staged = Project(
         folder=folder,
         installation=installation,
@@ -144,6 +145,15 @@ def _check_names(installation: str, environments: Sequence[str]) -> None:
     for name in (installation, *environments):
         if not ENVIRONMENT.fullmatch(name):
             raise click.UsageError(f"expected a name like {ENVIRONMENT.pattern}, found {name!r}")
+
+
+def _check_store(url: str) -> None:
+    from control_plane.publish.client import StoreClient
+
+    try:
+        StoreClient(url).close()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _copy_examples(target: Path) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.arguments import name_argument, reason_option
 from control_plane.cli.output import print_json, progress
 from control_plane.cli.settings import (
     environment_option,
     key_options,
     publisher,
+    read_file,
     settings,
     store_options,
 )
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 FROM = click.option(
     "--from", "source", metavar="FILE", help="File with one member a line; - reads standard input."
 )
-REASON = click.option("--reason", default="", metavar="TEXT", help="Why; stands in the log.")
 
 
 @click.group()
@@ -35,11 +36,11 @@ def segment() -> None:
 
 
 @segment.command()
-@click.argument("name")
+@name_argument("segment")
 @click.argument("members", nargs=-1, metavar="MEMBER…")
 @FROM
 @environment_option
-@REASON
+@reason_option
 @key_options
 @store_options
 def add(name: str, members: tuple[str, ...], source: str | None, **given: Any) -> None:
@@ -48,11 +49,11 @@ def add(name: str, members: tuple[str, ...], source: str | None, **given: Any) -
 
 
 @segment.command()
-@click.argument("name")
+@name_argument("segment")
 @click.argument("members", nargs=-1, metavar="MEMBER…")
 @FROM
 @environment_option
-@REASON
+@reason_option
 @key_options
 @store_options
 def remove(name: str, members: tuple[str, ...], source: str | None, **given: Any) -> None:
@@ -63,7 +64,7 @@ def remove(name: str, members: tuple[str, ...], source: str | None, **given: Any
 def _members(named: tuple[str, ...], source: str | None) -> list[str]:
     members = list(named)
     if source is not None:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        data = sys.stdin.buffer.read() if source == "-" else _read_source(source)
         try:
             lines = data.decode("utf-8").splitlines()
         except UnicodeDecodeError as error:
@@ -74,11 +75,14 @@ def _members(named: tuple[str, ...], source: str | None) -> list[str]:
     return members
 
 
+def _read_source(source: str) -> bytes:
+    return read_file(Path(source), "a file of members", "write one member a line")
+
+
 def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> None:
     from control_plane.publish.segment_edits import with_members
 
     environment, reason, as_json = (given.pop(key) for key in ("environment", "reason", "as_json"))
-    name = name.removeprefix("segment/")
     with publisher(settings(**given)) as author:
         document = author.document(environment, f"segment/{name}")
         shards = _shards(author, environment, name)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+import click
+
 from control_plane.cli.children import Child
 from control_plane.cli.settings import Project
 from control_plane.errors import ControlPlaneError, Refused
@@ -102,6 +104,19 @@ def listen_address(url: str) -> str:
         return url
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or 7840}"
+
+
+def checked_listen(listen: str) -> str:
+    """An address the store can be told to listen on, ``host:port`` or ``unix:PATH``.
+
+    Raises:
+        click.UsageError: it has another form.
+    """
+    host, _, port = listen.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16
+    if (listen.startswith("unix:") and len(listen) > 5) or (host and is_port):
+        return listen
+    raise click.UsageError(f"expected --listen host:port or unix:PATH, found {listen!r}")
 
 
 def require_free(listen: str) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from control_plane.cli.arguments import checked_environment
 from control_plane.errors import InputInvalid, NotFound, TokenRefused
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 FOLDER: Final = ".control-plane"
 RUNNING: Final = "store.url"
 """Written by ``up`` while it runs: with another --listen, the project's verbs follow it there."""
+
+IN_PROJECT: Final = "run it inside the folder that 'control-plane init DIR' made"
+NO_PROJECT: Final = "run 'control-plane init DIR' to make one"
 
 DEFAULT_STORE: Final = "http://127.0.0.1:7840"
 
@@ -89,12 +93,13 @@ def read_project(folder: Path) -> Project:
     """Read ``config.json`` of a project.
 
     Raises:
+        NotFound: there is no project in that folder.
         InputInvalid: it is not what ``init`` writes.
     """
     from control_plane.log.canonical import parse
 
     path = folder / FOLDER / "config.json"
-    value = parse(path.read_bytes(), what=str(path))
+    value = parse(read_file(path, "a project", NO_PROJECT), what=str(path))
     if not isinstance(value, dict) or value.get("format") != 1:
         raise InputInvalid(f"{path}: expected a project of format 1, found another")
     environments, replica = value.get("environments"), value.get("replica")
@@ -165,8 +170,8 @@ class Settings:
 
         if required and not self.key_files:
             raise NotFound(
-                "key: expected a key file, found none;"
-                " pass --key FILE or set CONTROL_PLANE_KEY_FILE"
+                "key: expected a key file, found none; pass --key FILE, set CONTROL_PLANE_KEY_FILE,"
+                f" or {IN_PROJECT}"
             )
         passphrase = self.passphrase()
         return [load_signer(path, passphrase) for path in self.key_files]
@@ -174,7 +179,10 @@ class Settings:
     def passphrase(self) -> bytes | None:
         """The key files' passphrase, from the file that CONTROL_PLANE_KEY_PASSPHRASE_FILE names."""
         path = self.given("passphrase_file", "KEY_PASSPHRASE_FILE")
-        return None if path is None else Path(path).read_bytes().rstrip(b"\r\n")
+        if path is None:
+            return None
+        cure = "pass --passphrase-file FILE or set CONTROL_PLANE_KEY_PASSPHRASE_FILE"
+        return read_file(Path(path), "a passphrase file", cure).rstrip(b"\r\n")
 
     def enrolment_file(self) -> Path | None:
         """The ``trust.json`` to start from, if there is one."""
@@ -196,8 +204,12 @@ class Settings:
 
         path = self.enrolment_file()
         if path is None:
-            raise NotFound("trust: expected a trust.json, found none; pass --trust FILE")
-        return Enrolment.decode(path.read_bytes())
+            raise NotFound(
+                "trust: expected a trust.json, found none; pass --trust FILE, put it into"
+                f" CONTROL_PLANE_HOME (~/.config/control-plane), or {IN_PROJECT}"
+            )
+        cure = "pass --trust with the file that 'store init --enrolment' wrote"
+        return Enrolment.decode(read_file(path, "a trust.json", cure))
 
     def replica(self) -> str | None:
         """The replica root, where an option, a variable or the project names one."""
@@ -217,13 +229,30 @@ class Settings:
         return str(project.private / name)
 
 
+def read_file(path: Path, what: str, cure: str) -> bytes:
+    """The bytes of a file that an option, a variable or the project names.
+
+    Raises:
+        NotFound: there is none, or none that can be read; says ``what`` it was to be.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"expected {what}, found none at {path}; {cure}") from error
+    except OSError as error:
+        found = (error.strerror or str(error)).lower()
+        raise NotFound(f"expected {what}, found {found} at {path}; {cure}") from error
+
+
 def read_token(path: Path) -> str:
     """A token file's token.
 
     Raises:
+        NotFound: there is no such file.
         TokenRefused: the file holds none.
     """
-    text = path.read_text(encoding="ascii", errors="replace").strip()
+    cure = "make one with 'control-plane token new', then pass --token-file FILE"
+    text = read_file(path, "a token file", cure).decode("ascii", "replace").strip()
     if not text.startswith("cpt_") or len(text.split()) != 1:
         raise TokenRefused(f"{path}: expected a token cpt_…, found other text")
     return text
@@ -232,6 +261,20 @@ def read_token(path: Path) -> str:
 def settings(**options: Any) -> Settings:
     """The settings of this run: options over environment variables over the project."""
     return Settings(os.environ, Path.cwd(), options)
+
+
+def require_project(found: Settings, otherwise: str) -> Project:
+    """The project around the working folder, for a verb that was not told ``otherwise``.
+
+    Raises:
+        click.UsageError: there is none.
+    """
+    project = found.project
+    if project is None:
+        raise click.UsageError(
+            f"expected {otherwise} or a project here or above, found neither; {IN_PROJECT}"
+        )
+    return project
 
 
 @contextmanager
@@ -294,22 +337,9 @@ def environment_option(function: Function) -> Function:
         "--env",
         required=True,
         metavar="ENV",
-        callback=_checked_environment,
+        callback=checked_environment,
         help="The environment.",
     )(function)
-
-
-def _checked_environment(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> str | None:
-    """An environment becomes a part of a path and of signatures, so its form is checked first."""
-    from control_plane.names import ENVIRONMENT
-
-    if value is not None and not ENVIRONMENT.fullmatch(value):
-        raise click.UsageError(
-            f"expected an environment like {ENVIRONMENT.pattern}, found {value!r}", context
-        )
-    return value
 
 
 def store_options(function: Function) -> Function:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from control_plane.cli.settings import (
+    NO_PROJECT,
     RUNNING,
     Project,
     Settings,
@@ -45,7 +46,7 @@ def up(folder: str | None, listen: str | None, replica: str | None, take_over: b
     from control_plane.defaults import writer_root
 
     project = _project(folder)
-    address = listen or services.listen_address(project.store)
+    address = services.checked_listen(listen or services.listen_address(project.store))
     services.require_free(address)
     root = Path(writer_root(replica or settings().replica() or project.replica))
     with ExitStack() as stack, _stop_signals() as stop:
@@ -66,7 +67,7 @@ def up(folder: str | None, listen: str | None, replica: str | None, take_over: b
 def _project(folder: str | None) -> Project:
     found = find_project(Path.cwd()) if folder is None else read_project(Path(folder))
     if found is None:
-        raise NotFound("expected a project here or above, found none; run 'control-plane init DIR'")
+        raise NotFound(f"expected a project here or above, found none; {NO_PROJECT}")
     return found
 
 

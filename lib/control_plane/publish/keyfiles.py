@@ -329,18 +329,30 @@ def _read_private(path: Path) -> bytes:
         raise NotFound(
             f"{path}: expected a key file, found none; make one with 'control-plane keys new'"
         ) from error
-    with os.fdopen(handle, "rb") as file:
+    except PermissionError as error:
+        raise NotFound(
+            f"{path}: expected a key file, found {str(error.strerror).lower()}; run as its owner"
+        ) from error
+    try:
         # The open file is asked, not the path, which may be swapped in between.
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            raise KeyFileRefused(f"{path}: expected a file, found something else")
-        if mode & 0o077:
-            raise KeyFileRefused(
-                f"{path}: expected a key file that only its owner can read, found mode"
-                f" {mode & 0o777:04o}; run 'chmod 600 {path}', and replace the key if others"
-                " may have read it"
-            )
-        return file.read(MAX_KEY_FILE_BYTES)
+        _check_private(path, os.fstat(handle).st_mode)
+        return os.read(handle, MAX_KEY_FILE_BYTES)
+    finally:
+        os.close(handle)
+
+
+def _check_private(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise KeyFileRefused(
+            f"{path}: expected a file with a key, found something else; make one with"
+            " 'control-plane keys new'"
+        )
+    if mode & 0o077:
+        raise KeyFileRefused(
+            f"{path}: expected a key file that only its owner can read, found mode"
+            f" {mode & 0o777:04o}; run 'chmod 600 {path}', and replace the key if others"
+            " may have read it"
+        )
 
 
 def _write_public(key: KeyFile) -> None:
