@@ -118,15 +118,21 @@ class Follower:
     def _load(self) -> None:
         """Read everything this object knows from the replica; also after a failed write."""
         origin = self._enrolled.log.origin
-        self._commits = commits = Commits(self.writer, Position(origin), self._monotonic)
+        self._commits = Commits(self.writer, Position(origin), self._monotonic)
+        try:
+            self._read(self._commits)
+        finally:
+            # Also of a damaged replica: an open transaction would keep it from being rebuilt.
+            self._commits.abort()
+
+    def _read(self, commits: Commits) -> None:
         self.policy = read_policy(commits.transaction().log)
-        commits.position = read_position(commits.transaction().log, origin)
+        commits.position = read_position(commits.transaction().log, commits.position.origin)
         # Blobs and parts of an entry that a crash, or a failed write, left behind.
         commits.clear_staging()
         materialiser = Materialiser.load(
             self.environment, commits.plan(), commits.transaction().held
         )
-        commits.abort()
         self._demand = Demand(Shelf(commits))
         self._entries = Entries(self.environment, commits, self._demand, materialiser)
         self._healing = Healing(self.environment, commits, self._entries)

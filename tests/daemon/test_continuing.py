@@ -8,6 +8,7 @@ from typing import Any
 import lmdb
 import pytest
 
+from control_plane.errors import ReplicaCorrupt
 from control_plane.replica.format import FLAG, record_key
 from control_plane.replica.header import DISK
 from control_plane_daemon.follower import DiskFailed
@@ -134,6 +135,23 @@ def test_a_damaged_replica_is_rebuilt_beside_and_shown_when_it_has_caught_up(
     assert link.readlink() != current
     assert node.records() == records
     assert node.generation == 4
+
+
+def test_a_replica_found_damaged_while_it_is_loaded_can_be_rebuilt(
+    log: Any, make_node: Any, flag: Any
+) -> None:
+    node = make_node()
+    log.put(flag())
+    node.follow()
+    with node.writer.write() as transaction:
+        transaction.held.put((1).to_bytes(8, "big"), b"no held entry")
+    with pytest.raises(ReplicaCorrupt, match="expected its fields"):
+        node.follower.forget()
+    node.opened.rebuild()
+    node.follower.forget()
+    node.follow()
+    assert node.generation == 2
+    assert node.table("held") == {}
 
 
 def test_an_entry_that_fails_half_written_leaves_nothing_of_itself(
