@@ -155,17 +155,21 @@ def admit(envelope: Envelope, statement: ChangeSet, around: Surroundings) -> Adm
     changes = _known_changes(statement, around)
     _check_times(statement, around)
     _check_signatures(envelope, around)
-    missing = _threshold(envelope, changes, around)
     heads = around.heads(tuple(_keys_of(changes)))
+    leaf = Leaf(around.sequenced_at, envelope)
+    verdict = _verdict(leaf, heads, around)
+    # An accepted set has its signatures: they are counted again only to say what is wrong.
+    fits = isinstance(verdict, Accepted)
+    missing = None if fits else _threshold(envelope, changes, around)
     blobs = _blobs(changes, around)
-    if missing is None:
-        verdict = _judged(envelope, changes, heads, around)
-    else:
+    if missing is not None:
         _check_fit(statement, changes, heads, around)
+    elif isinstance(verdict, Rejected):
+        raise _refusal(verdict.code, verdict.reason, changes, heads)
     _check_documents(changes, blobs, heads, around)
     if missing is not None:
         return Waiting(envelope, missing.threshold, missing.found, statement.not_after)
-    leaf = Leaf(around.sequenced_at, envelope)
+    assert isinstance(verdict, Accepted)
     required = () if statement.changes_blob is None else (statement.changes_blob.digest,)
     return Admitted(leaf, verdict, required)
 
@@ -274,16 +278,12 @@ def _missing(digests: tuple[str, ...]) -> BlobsMissing:
     )
 
 
-def _judged(
-    envelope: Envelope,
-    changes: tuple[Change, ...],
-    heads: Mapping[Key, Head],
-    around: Surroundings,
-) -> Accepted:
+def _verdict(leaf: Leaf, heads: Mapping[Key, Head], around: Surroundings) -> Accepted | Rejected:
+    """What every node will say to the entry; a rejection is weighed against rules 5 and 6."""
     try:
-        verdict = judge(
+        return judge(
             around.generation,
-            Leaf(around.sequenced_at, envelope),
+            leaf,
             origin=around.origin,
             environment=around.environment,
             policy=around.policy,
@@ -292,9 +292,6 @@ def _judged(
         )
     except BlobMissing as error:
         raise _missing((error.digest,)) from error
-    if isinstance(verdict, Rejected):
-        raise _refusal(verdict.code, verdict.reason, changes, heads)
-    return verdict
 
 
 def _check_fit(
