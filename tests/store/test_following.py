@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from control_plane.errors import Refused
 from control_plane.log.canonical import sha256_hex
@@ -31,6 +32,29 @@ async def test_a_long_poll_wakes_with_the_change(served: Any) -> None:
     assert (answer["first"], len(answer["entries"])) == (1, 1)
     assert answer["blobs"] == {sha256_hex(kit.flag()): kit.flag()}
     assert answer["more"] is False
+
+
+async def test_a_poll_wakes_with_the_change_though_reading_ahead_for_it_failed(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, real, failed = served.installation, feed.part, []
+
+    def fails_once(*arguments: Any) -> bytes:
+        if not failed:
+            failed.append(arguments)
+            raise OperationalError("SELECT", {}, OSError("no answer"))
+        return real(*arguments)
+
+    waiting = asyncio.create_task(served.follow(1, wait=20))
+    await served.put_blob(kit.flag())
+    monkeypatch.setattr(feed, "part", fails_once)
+    refused = await served.submit(kit.envelope(kit.put(kit.flag())))
+    # Sooner than the next renewal, which would wake the poll as well.
+    answer = await asyncio.wait_for(waiting, 5)
+    assert (refused.status, refused.body["code"]) == (503, "store_failed")
+    assert (answer["first"], len(answer["entries"])) == (1, 1)
+    again = await served.submit(kit.envelope(kit.put(kit.flag())))
+    assert (again.status, again.body["index"]) == (200, 1)
 
 
 async def test_a_poll_that_waits_for_nothing_ends_with_a_checkpoint(served: Any) -> None:
