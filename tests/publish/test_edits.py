@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from control_plane.errors import ManifestInvalid, NotFound
 from control_plane.manifests.validation import validate
 from control_plane.publish.flag_edits import with_enabled, with_rollout
-from control_plane.publish.segment_edits import MAX_LISTED, shard_of, with_members
+from control_plane.publish.segment_edits import (
+    MAX_LISTED,
+    MAX_SHARD,
+    in_shards,
+    shard_of,
+    with_members,
+)
 
 
 def flag(**metadata: Any) -> dict[str, Any]:
@@ -86,8 +92,6 @@ class Segment:
         edit = with_members(self.document, lambda shard: self.shards.get(shard, []), **change)
         self.document = edit.document or self.document
         self.shards.update(edit.shards)
-        for shard in edit.dropped:
-            self.shards.pop(shard, None)
         return edit.changed
 
     @property
@@ -98,6 +102,7 @@ class Segment:
         for shard, members in self.shards.items():
             assert members == sorted(set(members))
             assert {shard_of(member, bits) for member in members} <= {shard}
+            assert len(members) <= MAX_SHARD
         return {member for members in self.shards.values() for member in members}
 
 
@@ -124,6 +129,34 @@ def test_one_member_more_changes_one_shard_only() -> None:
     edit = with_members(segment.document, lambda shard: segment.shards[shard], add=["new"])
     assert edit.document is None
     assert list(edit.shards) == [shard_of("new", segment.document["metadata"]["shards"])]
+
+
+def test_shards_split_before_one_holds_more_than_500() -> None:
+    segment = Segment()
+    for start in range(0, 4_500, 150):
+        segment.edit(add=[str(number) for number in range(start, start + 150)])
+        assert len(segment.members) == start + 150
+    assert segment.document["metadata"] == {"shards": 4}
+
+
+def test_what_is_removed_while_shards_split_stays_away() -> None:
+    segment = Segment()
+    segment.edit(add=["gone", *(str(number) for number in range(600))])
+    bits = segment.document["metadata"]["shards"]
+    segment.edit(add=[str(number) for number in range(5_000)], remove=["gone"])
+    assert segment.document["metadata"]["shards"] > bits
+    assert segment.members == {str(number) for number in range(5_000)}
+
+
+def test_an_author_may_choose_the_number_of_shards_but_not_too_few() -> None:
+    members = [str(number) for number in range(3_000)]
+    document = {"kind": "segment", "name": "s", "metadata": {"shards": 3}}
+    shards = in_shards(document, members)
+    assert len(shards) == 8
+    assert sorted(each for held in shards.values() for each in held) == sorted(members)
+    document["metadata"] = {"shards": 2}
+    with pytest.raises(ManifestInvalid, match="at most 500 members a shard, found 7"):
+        in_shards(document, members)
 
 
 def test_a_short_list_stays_in_the_manifest() -> None:

@@ -7,6 +7,7 @@ accepts none without its author; the files are not touched. A wrong checksum is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,11 +142,12 @@ def taken_over(
     }
     return switched(
         environment,
-        # A channel is moved by activate alone; what it pointed to is the author's to say.
+        # A channel is moved by activate alone; what it pointed to is the author's to say. Shards
+        # come along with their segment and keep its members.
         [
             comparison.heads[change.key]
             for change in comparison.changes
-            if change.key in comparison.heads and change.action == "put"
+            if change.key in comparison.heads and change.action == "put" and change.shard is None
         ],
         lambda key: seen.get(_reference(key)),
         holder_names(found),
@@ -187,7 +189,9 @@ def _report(
                 "dry_run": dry_run,
                 "changed": [str(change.key) for change in comparison.changes],
                 "unchanged": [str(key) for key in comparison.unchanged],
-                "generations": [s.generation for s in submissions if s.generation is not None],
+                "generations": []
+                if dry_run
+                else [s.generation for s in submissions if s.generation is not None],
             }
         )
         return
@@ -195,8 +199,16 @@ def _report(
         click.echo(f"unchanged {key}")
     word = "would change" if dry_run else "changed"
     for change in comparison.changes:
-        click.echo(f"{word} {change.key}")
+        if change.shard is None:
+            click.echo(f"{word} {change.key}")
+    for name, count in _shards(comparison).items():
+        click.echo(f"{word} {count} shards of segment/{name}")
     click.echo(_sum(environment, comparison, submissions, dry_run))
+
+
+def _shards(comparison: Comparison) -> Counter[str]:
+    """How many shards of each segment change; a line for each would be a thousand."""
+    return Counter(change.name for change in comparison.changes if change.shard is not None)
 
 
 def _sum(

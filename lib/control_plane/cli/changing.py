@@ -167,6 +167,13 @@ def _propose_inverse(
     """Bring each key that differs back: the old change again, or a deletion."""
     from control_plane.log.fold import change_digest
 
+    reshaped = {
+        key.name
+        for key in {*then, *now}
+        if key.kind == "segment"
+        and not key.part
+        and not (key in then and key in now and then[key].digest == now[key].digest)
+    }
     # Versions first and channels after them: a set is judged as a whole, people read it in order.
     for key in sorted({*then, *now}, key=lambda key: (key.part.startswith("c/"), key)):
         if key.kind == "kill" and not kills:
@@ -176,6 +183,9 @@ def _propose_inverse(
             _propose_absence(proposal, new, then)
         elif old is not None and (new is None or change_digest(old) != change_digest(new)):
             proposal.put_again(old)
+        elif old is not None and key.kind == "segment" and key.name in reshaped:
+            # The manifest may ask for another number of shards, and then all come along.
+            proposal.put_again(old, rewrite=True)
 
 
 def _propose_absence(proposal: Proposal, change: Change, then: Mapping[Key, Change]) -> None:

@@ -1,10 +1,14 @@
-"""``segment add|remove``."""
+"""``segment add|remove``.
+
+What is said at the end is counted: how many came or went, and how many are in it now. A segment in
+so many shards that counting would take longer than the change is not counted.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -23,7 +27,11 @@ from control_plane.errors import InputInvalid
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from control_plane.cli.output import Progress
     from control_plane.publish.publisher import Publisher
+
+MAX_COUNTED_SHARDS: Final = 1_024
+"""Shards read only to tell how many members there are: a second or two of requests."""
 
 FROM = click.option(
     "--from", "source", metavar="FILE", help="File with one member a line; - reads standard input."
@@ -85,10 +93,10 @@ def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> 
     environment, reason, as_json = (given.pop(key) for key in ("environment", "reason", "as_json"))
     with publisher(settings(**given)) as author:
         document = author.document(environment, f"segment/{name}")
-        shards = _shards(author, environment, name)
+        shards = Shards(author, environment, name)
         edit = with_members(
             document,
-            lambda shard: _read_shard(author, environment, shards.get(shard)),
+            shards.read,
             add=members if action == "add" else (),
             remove=members if action == "remove" else (),
         )
@@ -99,37 +107,65 @@ def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> 
             proposal.put(edit.document)
         for shard, held in edit.shards.items():
             proposal.put_shard(name, shard, held)
-        for shard in edit.dropped:
-            if shard in shards:
-                proposal.delete(f"segment/{name}", shard=shard)
-        with progress(f"{environment}: shards") as moved:
+        with progress(f"{environment}: changes") as moved:
             submissions = author.submit(proposal, atomic=True, progress=moved)
+        with progress(f"{environment}: shards counted") as moved:
+            total = shards.total(edit.document or document, edit.shards, moved)
     generation = submissions[-1].generation if submissions else None
     if as_json:
-        print_json({"environment": environment, "changed": edit.changed, "generation": generation})
-    elif generation is None:
-        click.echo(f"{environment}: segment/{name} unchanged")
-    else:
-        click.echo(
-            f"{environment}: segment/{name}, {edit.changed} members; generation {generation}"
+        print_json(
+            {
+                "environment": environment,
+                "changed": edit.changed,
+                "members": total,
+                "generation": generation,
+            }
         )
+        return
+    done = "added" if action == "add" else "removed"
+    now = "" if total is None else f", {total} {'member' if total == 1 else 'members'} now"
+    outcome = "unchanged" if generation is None else f"generation {generation}"
+    click.echo(f"{environment}: segment/{name}, {edit.changed} {done}{now}; {outcome}")
 
 
-def _shards(author: Publisher, environment: str, name: str) -> Mapping[str, str]:
-    """Digest of each live shard."""
-    return {
-        key.part[2:]: head.digest
-        for key, head in author.heads(environment, kind="segment").items()
-        if key.name == name and key.part and head.live
-    }
+class Shards:
+    """The shards of one segment, each read once."""
 
+    def __init__(self, author: Publisher, environment: str, name: str) -> None:
+        self._author = author
+        self._environment = environment
+        self._digests = {
+            key.part[2:]: head.digest
+            for key, head in author.heads(environment, kind="segment").items()
+            if key.name == name and key.part and head.live
+        }
+        self._read: dict[str, list[str]] = {}
 
-def _read_shard(author: Publisher, environment: str, digest: str | None) -> list[str]:
-    from control_plane.log.canonical import parse
+    def read(self, shard: str) -> list[str]:
+        """The members in a shard; none in one that does not exist."""
+        from control_plane.publish.resharding import read_shard
 
-    if digest is None:
-        return []
-    value = parse(author.store.blob(environment, digest), what=digest)
-    if not isinstance(value, list):
-        raise InputInvalid(f"{digest}: expected a list of members, found other JSON")
-    return [str(member) for member in value]
+        if shard not in self._digests:
+            return []
+        if shard not in self._read:
+            digest = self._digests[shard]
+            self._read[shard] = read_shard(self._author.store, self._environment, digest)
+        return self._read[shard]
+
+    def total(
+        self, document: Mapping[str, Any], written: Mapping[str, list[str]], moved: Progress
+    ) -> int | None:
+        """How many members there are after an edit; None where counting takes too many requests."""
+        from control_plane.publish.segment_edits import shard_names
+
+        bits = document["metadata"].get("shards")
+        if bits is None:
+            return len(document["metadata"]["members"])
+        names = shard_names(bits)
+        if len(set(names) - set(written) - set(self._read)) > MAX_COUNTED_SHARDS:
+            return None
+        total = 0
+        for done, name in enumerate(names):
+            total += len(written[name] if name in written else self.read(name))
+            moved(done + 1, len(names))
+        return total

@@ -138,7 +138,12 @@ def _without_switched(
     from control_plane.cli.applying import taken_over
 
     refused = taken_over(found, environment, documents, comparison)
-    changes = tuple(change for change in comparison.changes if change.key not in refused)
+    changes = tuple(
+        change
+        for change in comparison.changes
+        # A segment's shards stay as they are when it does.
+        if not refused.keys() & {change.key, change.key._replace(part="")}
+    )
     return replace(comparison, changes=changes), list(refused.values())
 
 

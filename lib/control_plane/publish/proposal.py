@@ -40,6 +40,8 @@ class Proposal:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[Key, dict[str, Any]] = {}
         """The documents put, by key: what a publisher signs for their author when they are not."""
+        self.rewritten: set[Key] = set()
+        """Keys to write even if they have that value: a set may have to be whole."""
 
     def __len__(self) -> int:
         return len(self.changes)
@@ -80,9 +82,15 @@ class Proposal:
         self.blobs[digest] = data
         return self._add(replace(change, digest=digest, replaces=None))
 
-    def put_again(self, change: Change) -> Key:
-        """Propose a change of an earlier generation again; the store still holds its blob."""
-        return self._add(replace(change, replaces=None))
+    def put_again(self, change: Change, *, rewrite: bool = False) -> Key:
+        """Propose a change of an earlier generation again; the store still holds its blob.
+
+        With ``rewrite`` it is written even where the key has that value now.
+        """
+        key = self._add(replace(change, replaces=None))
+        if rewrite:
+            self.rewritten.add(key)
+        return key
 
     def delete(self, target: str, *, channel: str | None = None, shard: str | None = None) -> Key:
         """Propose a deletion of ``flag/x``, ``tool/y@1.2.0``, a channel, a shard or ``kill/x``."""

@@ -10,8 +10,11 @@ What this module decides, in order:
 3. The origin comes from the enrolment where there is one, else from the store, and must name the
    environment asked for: a store must not get a signature for production from somebody who
    meant staging.
-4. More than 250 changes become several sets, in order, unless they shall be atomic.
-5. Blobs go first, then the statement. A crash in between leaves blobs nobody names, which the
+4. A segment whose number of shards changes brings all its shards in one set and deletes those left
+   over, so that nobody is a member before and after but not in between, or never again. Its
+   members stay; going back to a list, they are who the list names.
+5. More than 250 changes become several sets, in order, unless they shall be atomic.
+6. Blobs go first, then the statement. A crash in between leaves blobs nobody names, which the
    store may delete; sending the same set again is answered with the entry it already is.
 """
 
@@ -36,6 +39,7 @@ from control_plane.names import VERSIONED_KINDS
 from control_plane.publish.changefile import SignedChange
 from control_plane.publish.client import StoreClient, Submission
 from control_plane.publish.proposal import Proposal, manifest_change
+from control_plane.publish.resharding import Resharding
 from control_plane.publish.sign import is_signed, signed
 
 if TYPE_CHECKING:
@@ -80,6 +84,8 @@ class Comparison:
     blobs: Mapping[str, bytes]
     unchanged: tuple[Key, ...]
     heads: Mapping[Key, StoredHead]
+    whole: frozenset[str] = frozenset()
+    """Segments whose changes must stay in one set."""
 
 
 class Publisher:
@@ -146,11 +152,14 @@ class Publisher:
         return value
 
     def compare(self, proposal: Proposal) -> Comparison:
-        """Look at the proposal beside the store's heads; steps 1 to 3, nothing is sent."""
+        """Look at the proposal beside the store's heads; steps 1 to 4, nothing is sent."""
         origin, heads = self._heads(proposal.environment, list(proposal.changes))
-        blobs = dict(proposal.blobs)
+        shards = Resharding(self, proposal, heads)
+        heads = heads | shards.heads
+        blobs = proposal.blobs | shards.proposal.blobs
+        rewritten = proposal.rewritten | shards.proposal.rewritten
         changes, unchanged = [], []
-        for key, change in proposal.changes.items():
+        for key, change in (proposal.changes | shards.proposal.changes).items():
             head = heads.get(key)
             document = proposal.manifests.get(key)
             if document is not None:
@@ -159,13 +168,15 @@ class Publisher:
                     continue
                 change, data = manifest_change(change, self._signed(document))
                 blobs[str(change.digest)] = data
-            if _same(change, head):
+            if key not in rewritten and _same(change, head):
                 unchanged.append(key)
                 continue
             changes.append(replace(change, replaces=None if head is None else head.generation))
         needed = {change.digest for change in changes}
         kept = {digest: data for digest, data in blobs.items() if digest in needed}
-        return Comparison(origin, tuple(changes), kept, tuple(unchanged), heads)
+        return Comparison(
+            origin, tuple(changes), kept, tuple(unchanged), heads, frozenset(shards.names)
+        )
 
     def sign(self, proposal: Proposal, comparison: Comparison | None = None) -> SignedChange:
         """One signed set of everything that changes, however large, for a file.
@@ -191,8 +202,9 @@ class Publisher:
     ) -> list[Submission]:
         """Sign and submit what the proposal changes; an empty list when all stands already.
 
-        ``progress`` is called with changes done and changes in all after each set. A dry run
-        is one set, because a later set may rest on an earlier one that was not written.
+        ``progress`` is called with changes done and changes in all, as their blobs go and after
+        each set. A dry run is one set, because a later set may rest on an earlier one that was
+        not written.
 
         Raises:
             Conflict: somebody else changed a key in between.
@@ -202,22 +214,28 @@ class Publisher:
         found = self.compare(proposal) if comparison is None else comparison
         size = len(found.changes) if atomic or dry_run else MAX_CHANGES_A_SET
         submissions, done = [], 0
-        for part in _parts(found.changes, size):
+        for part in _parts(found.changes, size, found.whole):
             change = self._sign(proposal, found, part)
-            submissions.append(self.send(change, dry_run=dry_run))
+            told = _told(progress, done, len(part), len(found.changes))
+            submissions.append(self.send(change, dry_run=dry_run, progress=told))
             done += len(part)
-            if progress is not None:
-                progress(done, len(found.changes))
+            told(len(part), len(part))
         return submissions
 
-    def send(self, change: SignedChange, *, dry_run: bool = False) -> Submission:
+    def send(
+        self, change: SignedChange, *, dry_run: bool = False, progress: Progress | None = None
+    ) -> Submission:
         """Submit a signed set as it is: blobs first, then the statement.
+
+        ``progress`` is called with blobs sent and blobs in all.
 
         Raises:
             ThresholdNotReached: it waits in the store for more signatures.
         """
-        for data in change.blobs.values():
+        for sent, data in enumerate(change.blobs.values()):
             self.store.put_blob(change.environment, data)
+            if progress is not None:
+                progress(sent + 1, len(change.blobs))
         submission = self.store.submit(change.environment, change.envelope, dry_run=dry_run)
         if submission.pending and not dry_run:
             raise ThresholdNotReached(
@@ -285,6 +303,16 @@ class Publisher:
         return origin, {head.key: head for head in heads}
 
 
+def _told(progress: Progress | None, done: int, size: int, total: int) -> Progress:
+    """What one set's blobs tell, in changes of all sets."""
+
+    def told(sent: int, blobs: int) -> None:
+        if progress is not None:
+            progress(done + size * sent // blobs, total)
+
+    return told
+
+
 def _loaded(signer: str | KeySigner) -> KeySigner:
     if not isinstance(signer, str):
         return signer
@@ -329,6 +357,20 @@ def _bare(change: Change) -> dict[str, Any]:
     return {name: value for name, value in change.to_json().items() if name != "replaces"}
 
 
-def _parts(changes: Sequence[Change], size: int) -> Iterator[Sequence[Change]]:
-    for start in range(0, len(changes), max(size, 1)):
-        yield changes[start : start + size]
+def _parts(
+    changes: Sequence[Change], size: int, whole: frozenset[str]
+) -> Iterator[Sequence[Change]]:
+    """At most ``size`` changes each, more only where a whole segment is larger."""
+    units: dict[Key, list[Change]] = {}
+    for change in changes:
+        key = change.key
+        kept_whole = key.kind == "segment" and key.name in whole
+        units.setdefault(key._replace(part="") if kept_whole else key, []).append(change)
+    part: list[Change] = []
+    for unit in units.values():
+        if part and len(part) + len(unit) > size:
+            yield part
+            part = []
+        part += unit
+    if part:
+        yield part
