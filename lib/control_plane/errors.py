@@ -136,11 +136,19 @@ class NotFound(ControlPlaneError):
 
 
 class KeyNotFoundError(NotFound, KeyError):
-    """A configuration key without a value; ``nearest`` holds similar keys that have one."""
+    """A configuration key without a value; ``nearest`` holds similar keys that have one.
+
+    Keys are as ``get`` takes them: a string, or a tuple where a part of the key holds a dot.
+    """
 
     code = "key_not_found"
 
-    def __init__(self, message: str, key: str = "", nearest: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        key: str | tuple[str, ...] = "",
+        nearest: tuple[str | tuple[str, ...], ...] = (),
+    ) -> None:
         super().__init__(message)
         self.key = key
         self.nearest = nearest

@@ -98,6 +98,32 @@ def test_a_missing_namespace_suggests_the_namespaces_there_are(stocked: Any) -> 
         stocked.client().config.get("databse.url")
 
 
+@pytest.mark.parametrize("asked", ["ai.models.gpt-4.1.tokens", ("ai", "models", "gpt-4.1", "tok")])
+def test_a_suggested_key_that_holds_a_dot_is_a_tuple_that_get_takes(node: Any, asked: Any) -> None:
+    node.config("ai", {"models": {"gpt-4.1": {"tokens": 8}}})
+    config = node.client().config
+    with pytest.raises(KeyNotFoundError) as caught:
+        config.get(asked)
+    assert caught.value.key == asked
+    (nearest,) = caught.value.nearest
+    assert nearest == ("ai", "models", "gpt-4.1", "tokens")
+    assert config.get(nearest) == 8
+    assert str(caught.value) == (
+        f"config {asked} (production): expected a key with a value, found none; "
+        "nearest: ('ai', 'models', 'gpt-4.1', 'tokens')"
+    )
+
+
+def test_a_suggested_key_with_a_tilde_is_spelled_as_in_the_manifest(node: Any) -> None:
+    node.config("paths", {"~home": 1})
+    config = node.client().config
+    with pytest.raises(
+        KeyNotFoundError, match=r"config paths\.~hom .*nearest: paths\.~home$"
+    ) as caught:
+        config.get("paths.~hom")
+    assert config.get(caught.value.nearest[0]) == 1
+
+
 def test_a_default_stands_for_a_missing_key_only(stocked: Any) -> None:
     config = stocked.client().config
     assert config.get("database.nothing", 3) == 3

@@ -83,6 +83,12 @@ def path_of(key: str | tuple[str, ...]) -> str:
     return key
 
 
+def written(path: str) -> str | tuple[str, ...]:
+    """The path as a caller passes it to ``get``: a tuple only where a key holds a dot."""
+    keys = decode_path(path)
+    return keys if any("." in key for key in keys) else ".".join(keys)
+
+
 # Trees
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from msgpack import unpackb
 
-from control_plane.configs.layers import BASE_TENANT, decode_path
+from control_plane.configs.layers import BASE_TENANT, decode_path, written
 from control_plane.errors import KeyNotFoundError, ReplicaCorrupt, ReplicaInvalid
 from control_plane.replica.format import (
     CONFIG,
@@ -109,14 +109,14 @@ def tree_of(leaves: Iterable[tuple[tuple[str, ...], object]]) -> object:
 
 def key_not_found(reader: Reader, path: str, environment: str) -> KeyNotFoundError:
     """The error for a path without a value, with the keys it may have been meant to be."""
-    nearest = nearest_keys(reader, path)
-    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
-    message = f"config {path} ({environment}): expected a key with a value, found none{hint}"
-    return KeyNotFoundError(message, path, nearest)
+    key, nearest = written(path), tuple([written(each) for each in nearest_keys(reader, path)])
+    hint = f"; nearest: {', '.join(map(str, nearest))}" if nearest else ""
+    message = f"config {key} ({environment}): expected a key with a value, found none{hint}"
+    return KeyNotFoundError(message, key, nearest)
 
 
 def nearest_keys(reader: Reader, path: str) -> tuple[str, ...]:
-    """Up to three keys spelled like ``path``, from its own mapping first, then from all."""
+    """Up to three paths spelled like ``path``, from its own mapping first, then from all."""
     from difflib import get_close_matches
 
     parent = path.rpartition(".")[0]
