@@ -170,7 +170,9 @@ def _first_calls(flags: FeatureFlagManager, names: list[str]) -> list[Variant]:
 
     class Client:
         source = flags._source
-        environment = None
+
+        def adopt(self, manager: FeatureFlagManager) -> None:
+            """It is never closed, so it needs to know none."""
 
     def first(times: int) -> int:
         manager = FeatureFlagManager(Client())

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from _weakref import ref
 from time import monotonic, sleep, time_ns
 
 from control_plane.defaults import replica_root, replica_source, require_environment
@@ -205,7 +206,7 @@ class ControlPlaneClient(_Shortcuts):
         ValueError: ``environment`` is no environment's name.
     """
 
-    __slots__ = ("_config", "_flags", "_registry", "replica", "source")
+    __slots__ = ("_config", "_flags", "_managers", "_registry", "replica", "source")
 
     def __init__(
         self,
@@ -221,6 +222,7 @@ class ControlPlaneClient(_Shortcuts):
                 error = self.source.error
                 self.source.close()
                 raise error
+        self._managers: set[ref[FeatureFlagManager]] = set()
         self._flags = FeatureFlagManager(self)
         self._config: ConfigManager | None = None
         self._registry: RegistryManager | None = None
@@ -252,6 +254,13 @@ class ControlPlaneClient(_Shortcuts):
 
             self._registry = RegistryManager(self)
         return self._registry
+
+    def adopt(self, manager: FeatureFlagManager) -> None:
+        """Let ``wait_for`` and ``close`` reach a manager of this client, as long as it is in use.
+
+        A manager that is made with a client calls this itself.
+        """
+        self._managers.add(ref(manager, self._managers.discard))
 
     async def get_agent(
         self, name: str, version: str | None = None, tenant_id: str | None = None
@@ -303,9 +312,14 @@ class ControlPlaneClient(_Shortcuts):
         """
         self._wait(generation, timeout_seconds)
         # A class's revision word moves after the generation: do not let a call slip in between.
-        for manager in (self._flags, self._config, self._registry):
+        for manager in (*self._adopted(), self._config, self._registry):
             if manager is not None:
                 manager.refresh()
+
+    def _adopted(self) -> list[FeatureFlagManager]:
+        # A copy: a manager may be collected meanwhile.
+        found = [reference() for reference in self._managers.copy()]
+        return [manager for manager in found if manager is not None]
 
     def _now_ns(self) -> int:
         """The wall clock, ns since 1970; a test's client has its own."""
@@ -330,11 +344,14 @@ class ControlPlaneClient(_Shortcuts):
             pause = min(pause * 1.5, LONGEST_SLEEP_SECONDS)
 
     def close(self) -> None:
-        """Stop watches and let go of the replica. May be called again."""
-        for manager in (self._config, self._registry, self._flags):
+        """Stop watches and let go of the replica; flags give defaults then. May be called again."""
+        for manager in (self._config, self._registry):
             if manager is not None:
                 manager.close()
+        # The source first: a manager made meanwhile finds nothing to read.
         self.source.close()
+        for flags in self._adopted():
+            flags.close()
 
     def __enter__(self) -> Self:
         return self
@@ -360,7 +377,7 @@ class PinnedView(_Shortcuts):
         self._client = client
         self._view = view
         self._error = error
-        self._flags = client.flags.pinned(view)
+        self._flags = client.flags.pinned_to(view)
 
     @property
     def generation(self) -> int:
@@ -401,8 +418,6 @@ class PinnedView(_Shortcuts):
 
     def close(self) -> None:
         """Drop the snapshot; later reads raise ``ViewExpired``, flags give defaults."""
-        # Without a view of ours the flags tried for one of their own.
-        self._flags.close()
         if self._view is not None:
             self._view.close()
 

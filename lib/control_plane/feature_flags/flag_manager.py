@@ -7,34 +7,48 @@ again when the word has moved, so the very next call after a change sees it.
 
 A replica that appears after construction is picked up within a second. After a fork a manager
 goes on working in the child: it holds no lock.
+
+Where a trusted replica is required and its writer marks it *development*, flags that were loaded
+go on being served as they were, and no record is taken from it any more.
+
+A closed manager, or one whose client was closed, gives defaults; so do its handles.
 """
 
 from __future__ import annotations
 
 from control_plane.defaults import replica_source
-from control_plane.errors import ControlPlaneError, ViewExpired
+from control_plane.errors import ControlPlaneError, ReplicaUnavailable, ViewExpired
 from control_plane.feature_flags.evaluator import FlagEvaluator
 from control_plane.feature_flags.table import Library, Table, unavailable
-from control_plane.replica.header import FLAGS_REVISION, TOMBSTONE, empty_words
+from control_plane.replica.header import (
+    DEVELOPMENT,
+    FLAGS_REVISION,
+    STATE,
+    TOMBSTONE,
+    empty_words,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Protocol, Self
 
+    from _typeshed import StrPath
+
+    from control_plane.defaults import ChosenSource
     from control_plane.feature_flags.evaluator import Context
-    from control_plane.replica.reader import View
-    from control_plane.replica.source import ReplicaSource
+    from control_plane.feature_flags.segments import Read
+    from control_plane.replica.reader import Replica, View
 
     class Client(Protocol):
         """What a manager needs of the client it belongs to."""
 
         @property
-        def source(self) -> ReplicaSource: ...
-        @property
-        def environment(self) -> str | None: ...
+        def source(self) -> ChosenSource: ...
+        def adopt(self, manager: FeatureFlagManager) -> None: ...
 
 
+_STATE = 8 * STATE
 _TOMBSTONE = 8 * TOMBSTONE
 
 
@@ -49,13 +63,13 @@ class FeatureFlagManager(FlagEvaluator):
     Without a client it opens a replica of its own and is closed by ``close`` or ``with``.
     """
 
-    __slots__ = ("_owned", "_source")
+    __slots__ = ("__weakref__", "_closed", "_owned", "_source")
 
     def __init__(
         self,
         client: Client | None = None,
         *,
-        replica: str | None = None,
+        replica: StrPath | None = None,
         environment: str | None = None,
     ) -> None:
         """Read ``client``'s replica, or the one under the root ``replica`` for ``environment``.
@@ -65,40 +79,50 @@ class FeatureFlagManager(FlagEvaluator):
         """
         if client is not None and (replica is not None or environment is not None):
             raise TypeError("expected a client, or replica and environment; found both")
+        self._closed = False
         self._owned = client is None
-        self._source: ReplicaSource = (
+        self._source: ChosenSource = (
             replica_source(replica, environment)[0] if client is None else client.source
         )
         self._library = Library()
+        self._handles = {}
         self._table = self._absent()
+        if client is not None:
+            client.adopt(self)
 
-    def pinned(self, view: View | None = None) -> PinnedFlags:
+    def pinned(self) -> PinnedFlags:
         """These flags as of one generation, whatever is published meanwhile.
 
-        The view is taken now, or is the one given, which then stays its giver's to close. It is
-        valid for at least 10 seconds; afterwards flags not asked for before give the default.
-        Use it as a context manager, or close it.
+        The snapshot is taken now and valid for at least 10 seconds; afterwards flags not asked for
+        before give the default. Use it as a context manager, or close it.
         """
-        owned = None
-        if view is None:
-            replica = self._source.open()
-            try:
-                owned = view = None if replica is None else replica.view()
-            except ControlPlaneError:
-                # No snapshot to hold: the view serves defaults and says so once per name.
-                owned = view = None
-        return PinnedFlags(self._library, view, owned)
+        replica = self._opened()
+        try:
+            view = None if replica is None else replica.view()
+        except ControlPlaneError:
+            # No snapshot to hold: defaults are served, and a log line says so once per name.
+            view = None
+        return PinnedFlags(self._library, view, view)
+
+    def pinned_to(self, view: View | None) -> PinnedFlags:
+        """These flags as a view shows them, which stays its giver's to close; None: defaults."""
+        return PinnedFlags(self._library, view, None)
 
     def refresh(self) -> None:
-        """Let the next call read the replica again, whether its revision moved or not."""
+        """Let the next call read the replica again, whether its revision moved or not.
+
+        Handles that were made by ``flag`` read again, too.
+        """
         self._table = self._absent()
+        self._forget_handles()
 
     def close(self) -> None:
         """Let go of the replica; afterwards every call gives the caller's default."""
+        self._closed = True
         if self._owned:
             self._source.close()
         self._library = Library()
-        self._table = self._absent()
+        self.refresh()
 
     def __enter__(self) -> Self:
         return self
@@ -111,15 +135,37 @@ class FeatureFlagManager(FlagEvaluator):
     ) -> None:
         self.close()
 
+    def _opened(self) -> Replica | None:
+        return None if self._closed else self._source.open()
+
+    def _reader(self, replica: Replica) -> Read:
+        """What a table of this replica reads with."""
+        if not self._source.requires_trusted:
+            return replica.read
+
+        def read(*keys: bytes) -> tuple[int, list[bytes | None]]:
+            found = replica.read(*keys)
+            # After the copy: a writer marks the replica before its first commit to it, so what was
+            # read from one without the mark is no development writer's.
+            if replica.words[_STATE] & DEVELOPMENT:
+                raise ReplicaUnavailable(
+                    f"{replica.directory}: expected a replica that follows a trusted log, found "
+                    "one marked development"
+                )
+            return found
+
+        return read
+
     def _absent(self) -> Table:
         read = unavailable(lambda: self._source.error)
         return Table(self._library, read, _word(empty_words()), 0, settled=False)
 
     def _renewed(self) -> Table:
         table = self._table
-        replica = self._source.open()
+        replica = self._opened()
         if replica is None:
-            # Nothing to read yet; the source looks again at most once a second.
+            # Nothing to read, yet or any more: what is loaded holds, and a table's own read refuses
+            # a replica that is not to be trusted. The source looks again at most once a second.
             return table
         word = _word(replica.words)
         # Read before the table's first record: whatever it will hold is at least this new.
@@ -129,7 +175,10 @@ class FeatureFlagManager(FlagEvaluator):
             # Swapped away, and the new replica cannot be opened yet: what is loaded still holds.
             return table
         # One assignment: a thread finds the old table with its revision or the new with its.
-        self._table = table = Table(self._library, replica.read, word, seen, settled)
+        self._table = table = Table(self._library, self._reader(replica), word, seen, settled)
+        if self._closed:
+            # By another thread, after this one had opened the replica.
+            self._table = table = self._absent()
         return table
 
     def _dropped(self, table: Table) -> None:
@@ -143,7 +192,9 @@ class PinnedFlags(FlagEvaluator):
     __slots__ = ("_view",)
 
     def __init__(self, library: Library, view: View | None, owned: View | None) -> None:
-        self._library = library
+        # Without a snapshot nothing may answer, not even what was compiled of some generation.
+        self._library = library = Library() if view is None else library
+        self._handles = {}
         self._view = owned
         if view is None:
             read = unavailable(lambda: "expected a snapshot to hold, found none")
