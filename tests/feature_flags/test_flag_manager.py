@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from control_plane.feature_flags.bucketing import point_of, seed_of
 from control_plane.feature_flags.evaluation import Evaluation
 from control_plane.feature_flags.flag_manager import FeatureFlagManager
+from control_plane.feature_flags.table import FEW
 from control_plane.replica.format import DELETED, FLAG, NO_VALUE, record_key
 from control_plane.replica.reader import OPEN
 
@@ -287,6 +289,35 @@ def test_a_name_is_complained_about_once_in_a_process(
     ]
 
 
+def test_a_name_cannot_forge_a_log_line_or_steer_a_terminal(
+    node: Node, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OPEN, "complained", set())
+    node.put("f", COLOURS)
+    flags = node.manager()
+    with caplog.at_level(logging.WARNING):
+        for name in ("a\nWARNING root: all is well", "b\x1b[2J", "c\u2028\u202e", "d" * 9_999_999):
+            flags.is_enabled(name)
+        flags.is_enabled("\ud800")
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line[:13] for line in lines[:3]] == [
+        "flag/a\\nWARNI",
+        "flag/b\\x1b[2J",
+        "flag/c\\u2028\\",
+    ]
+    assert all(line.isprintable() and len(line) < 400 for line in lines)
+    assert all(len(name) <= 200 for name in OPEN.complained)
+
+
+def test_a_process_with_many_flags_unpacks_them_with_msgpack(node: Node) -> None:
+    node.put("f")
+    flags = node.manager()
+    # Two threads may count past the number between them.
+    flags._library._decoded = FEW + 1
+    assert flags.variant("f") == "off"
+    assert flags._library._unpack is msgpack.unpackb
+
+
 def test_absent_names_do_not_fill_the_memory(node: Node) -> None:
     node.put("f")
     flags = node.manager()
@@ -362,13 +393,14 @@ def test_a_pinned_view_keeps_its_generation(node: Node) -> None:
 
 def test_a_closed_manager_gives_defaults(node: Node) -> None:
     node.put("f", ON)
-    flags = node.manager()
+    # A path, as its siblings take one.
+    flags = FeatureFlagManager(replica=node.root, environment="production")
     handle = flags.flag("f")
-    assert flags.is_enabled("f") is True
+    assert (flags.is_enabled("f"), handle()) == (True, True)
     flags.close()
     assert flags.is_enabled("f") is False
     assert flags.evaluate("f", 1).error_code == "PROVIDER_NOT_READY"
-    assert handle() in (True, False)
+    assert handle() is False
 
 
 def test_a_forked_child_goes_on_reading(node: Node) -> None:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 MAX_ABSENT = 4096
 FEW = 32
 MAX_LOGGED = 10_000
+MAX_SHOWN_NAME = 200
+MAX_SHOWN_REASON = 1000
 
 
 class Library:
@@ -89,7 +91,7 @@ class Library:
         if not body:
             return None, None
         self._decoded += 1
-        if self._decoded == FEW:
+        if self._decoded >= FEW and self._unpack is unpack:
             # Imported here, see ``packed``.
             from msgpack import unpackb
 
@@ -115,6 +117,7 @@ class Library:
 
     def complain(self, name: str, reason: str) -> None:
         """Log one line about this name, unless this process had one already."""
+        name = name[:MAX_SHOWN_NAME]
         if name in OPEN.complained or len(OPEN.complained) >= MAX_LOGGED:
             return
         OPEN.complained.add(name)
@@ -122,7 +125,9 @@ class Library:
         from logging import getLogger
 
         getLogger("control_plane.feature_flags").warning(
-            "flag/%s: %s; the caller's default is served", name, reason
+            "flag/%s: %s; the caller's default is served",
+            printable(name),
+            printable(reason[:MAX_SHOWN_REASON]),
         )
 
 
@@ -248,6 +253,11 @@ class Table:
             return last
         code = PROVIDER_NOT_READY if isinstance(error, ReplicaUnavailable) else GENERAL
         return self._library.fault(name, code, str(error))
+
+
+def printable(text: str) -> str:
+    """The text with what could forge a line or steer a terminal as Python's escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def unavailable(reason: Callable[[], object]) -> Read:
