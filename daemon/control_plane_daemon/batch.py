@@ -2,7 +2,9 @@
 
 An entry is known to be the log's once its batch is verified, but not yet to be accepted: its
 signatures and its ``replaces`` may still be refused. So what is read here ahead of judgement
-decides only which blobs to ask for and which to leave out, never what is served.
+decides only which blobs to ask for and which to leave out, never what is served. A change counts
+as followed by a newer one where an entry announces that it ``replaces`` exactly this generation:
+an entry that the log's fold is sure to reject takes no value away.
 """
 
 from __future__ import annotations
@@ -28,14 +30,18 @@ Blobs = Callable[[str], bytes | None]
 
 @dataclass(slots=True)
 class Verified:
-    """Entries ``first`` to ``end`` under a signed checkpoint; ``more`` follow in another answer."""
+    """Entries ``first`` to ``end`` under a signed checkpoint; ``more`` follow in another answer.
+
+    ``generation`` is that of the entry before the first.
+    """
 
     first: int
+    generation: int
     data: tuple[bytes, ...]
     leaves: tuple[Leaf, ...]
     checkpoint: SignedCheckpoint
     more: bool
-    _newest: dict[Key, int] | None = field(default=None, init=False)
+    _replaced: set[tuple[Key, int | None]] | None = field(default=None, init=False)
 
     @property
     def end(self) -> int:
@@ -49,15 +55,15 @@ class Verified:
         except (InputInvalid, BlobMissing):
             return ()
 
-    def newest(self, key: Key, blobs: Blobs) -> int:
-        """The index of the last entry that announces a change of the key, -1 where none does."""
-        if self._newest is None:
-            self._newest = {
-                change.key: index
-                for index in range(self.first, self.end)
-                for change in self.announced(index, blobs)
+    def is_superseded(self, key: Key, index: int, blobs: Blobs) -> bool:
+        """Whether an entry announces the change of the key that follows the one at ``index``."""
+        if self._replaced is None:
+            self._replaced = {
+                (change.key, change.replaces)
+                for at in range(self.first, self.end)
+                for change in self.announced(at, blobs)
             }
-        return self._newest.get(key, -1)
+        return (key, self.generation + 1 + index - self.first) in self._replaced
 
 
 def read_changes(leaf: Leaf, blobs: Blobs) -> tuple[Change, ...]:

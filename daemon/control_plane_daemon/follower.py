@@ -199,7 +199,12 @@ class Follower:
         self._demand.shelf.put(followed.blobs)
         self._landmarks.remember(batch.checkpoint)
         return Verified(
-            batch.first, batch.leaves, checked.leaves, checked.checkpoint, followed.more
+            batch.first,
+            position.generation,
+            batch.leaves,
+            checked.leaves,
+            checked.checkpoint,
+            followed.more,
         )
 
     def refuse(self, followed: Followed, error: Exception) -> None:

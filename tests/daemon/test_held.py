@@ -19,7 +19,7 @@ from control_plane.replica.format import (
     SERVED,
     record_key,
 )
-from control_plane.replica.header import CONFIG_REVISION, HELD
+from control_plane.replica.header import CONFIG_REVISION, HELD, REJECTED
 
 PILOT, OTHER = record_key(FLAG, "pilot"), record_key(FLAG, "other")
 
@@ -215,6 +215,18 @@ def test_a_late_node_skips_superseded_blobs_without_alarm(
         assert not node.follower.held
         assert not node.state & HELD
     assert first.digest not in make_node("asking").asked
+
+
+def test_an_entry_that_replaces_another_generation_takes_no_value_away(
+    log: Any, node: Any, flag: Any
+) -> None:
+    log.put(flag())
+    stale = Change(action="delete", kind="flag", name="pilot", replaces=7)
+    log.submit_as_is(stale)
+    node.follow(blobs=False)
+    assert default(node, PILOT) == "off"
+    assert not node.follower.held
+    assert node.state & REJECTED
 
 
 def test_a_head_whose_blob_the_store_calls_superseded_is_held(
