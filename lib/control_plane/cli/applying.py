@@ -77,7 +77,10 @@ def apply(
 
     found = settings(**given)
     documents = read_documents(files)
-    with publisher(found) as author:
+    with (
+        publisher(found, waiting=False) as author,
+        progress(f"{environment}: changes") as moved,
+    ):
         proposal = propose(author, documents, environment, reason, None if no_activate else channel)
         comparison = author.compare(proposal)
         if not take_over:
@@ -86,10 +89,9 @@ def apply(
         if out is not None:
             _write(out, author, proposal, comparison, as_json)
             return
-        with progress(f"{environment}: changes") as moved:
-            submissions = author.submit(
-                proposal, comparison, atomic=atomic, dry_run=dry_run, progress=moved
-            )
+        submissions = author.submit(
+            proposal, comparison, atomic=atomic, dry_run=dry_run, progress=moved
+        )
     _report(environment, comparison, submissions, dry_run, as_json)
 
 

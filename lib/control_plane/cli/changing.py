@@ -85,7 +85,7 @@ def revert(
     from control_plane.publish.replay import replay
 
     found = settings(**given)
-    with publisher(found) as author:
+    with publisher(found, waiting=False) as author:
         with progress(f"{environment}: entries") as moved:
             history = replay(author.store, environment, found.enrolment(), progress=moved)
         proposal = author.change(
@@ -95,7 +95,8 @@ def revert(
         if not len(proposal):
             click.echo(f"{environment}: all stands as at generation {generation}")
             return
-        submissions = author.submit(proposal, atomic=True, dry_run=dry_run)
+        with progress(f"{environment}: changes") as moved:
+            submissions = author.submit(proposal, atomic=True, dry_run=dry_run, progress=moved)
     report_changes(environment, list(proposal.changes), submissions, dry_run, as_json)
 
 

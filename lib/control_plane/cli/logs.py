@@ -29,7 +29,10 @@ def verify(environment: str, as_json: bool, **given: Any) -> None:
 
     found = settings(**given)
     enrolment = found.enrolment()
-    with store_client(found, "follow") as client, progress(f"{environment}: entries") as moved:
+    with (
+        store_client(found, "follow", waiting=False) as client,
+        progress(f"{environment}: entries") as moved,
+    ):
         history = replay(client, environment, enrolment, progress=moved)
     assert history.checkpoint is not None
     assert history.policy is not None

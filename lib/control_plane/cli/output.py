@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import click
 
 Progress = Callable[[int, int], None]
+
+PATIENCE_SECONDS: Final = 1.0
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -45,22 +48,59 @@ def short(digest: str) -> str:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Progress]:
-    """Calls of (done, all) become a bar on the terminal's stderr when they take over a second."""
+def progress(what: str, after_seconds: float = PATIENCE_SECONDS) -> Iterator[Progress]:
+    """Show what is waited for once it takes over a second, on a terminal's stderr only.
+
+    Calls of (done, all) fill the bar; without any it moves from end to end, so that a store that
+    is slow to answer does not look like a command that hangs.
+    """
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
+    bar = _Bar(what)
+    timer = threading.Timer(after_seconds, bar.show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield bar.moved
+    finally:
+        timer.cancel()
+        bar.close()
 
-    started = time.monotonic()
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, visible=False)
 
-        def moved(done: int, total: int) -> None:
-            visible = time.monotonic() - started > 1
-            bar.update(task, completed=done, total=total, visible=visible)
+class _Bar:
+    """A bar that is drawn by nobody until ``show``: a verb that is quick loads no rich."""
 
-        yield moved
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._state: tuple[int, int | None] = (0, None)
+        self._lock = threading.Lock()
+        self._bar: Any = None
+        self._closed = False
+
+    def moved(self, done: int, total: int) -> None:
+        with self._lock:
+            self._state = (done, total)
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+
+    def show(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as RichBar
+
+        with self._lock:
+            if self._closed:
+                return
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bar = RichBar(*columns, console=Console(stderr=True), transient=True)
+            done, total = self._state
+            self._bar.add_task(self._what, completed=done, total=total)
+            self._bar.start()
+
+    def close(self) -> None:
+        """Take the bar away; one that was not drawn yet never is."""
+        with self._lock:
+            self._closed = True
+            if self._bar is not None:
+                self._bar.stop()

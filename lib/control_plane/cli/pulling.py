@@ -38,17 +38,19 @@ def pull(folder: str, environment: str, dry_run: bool, as_json: bool, **given: A
     from control_plane.cli.pulled import write_pulled
 
     root = Path(folder)
-    with publisher(settings(**given), sign=False) as reader:
+    with (
+        publisher(settings(**given), sign=False, waiting=False) as reader,
+        progress(f"{environment}: documents") as moved,
+    ):
         heads = {
             _reference(head): head
             for head in reader.heads(environment).values()
             if _is_document(head)
         }
-        with progress(f"{environment}: documents") as moved:
-            documents = {}
-            for done, (name, head) in enumerate(heads.items()):
-                documents[name] = reader.document_at(environment, head.digest)
-                moved(done + 1, len(heads))
+        documents = {}
+        for done, (name, head) in enumerate(heads.items()):
+            documents[name] = reader.document_at(environment, head.digest)
+            moved(done + 1, len(heads))
     files = _files(root)
     written = _texts(root, files, documents)
     absent = sorted(set(files) - set(documents))

@@ -91,7 +91,10 @@ def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> 
     from control_plane.publish.segment_edits import with_members
 
     environment, reason, as_json = (given.pop(key) for key in ("environment", "reason", "as_json"))
-    with publisher(settings(**given)) as author:
+    with (
+        publisher(settings(**given), waiting=False) as author,
+        progress(f"{environment}: segment/{name}") as moved,
+    ):
         document = author.document(environment, f"segment/{name}")
         shards = Shards(author, environment, name)
         edit = with_members(
@@ -107,10 +110,8 @@ def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> 
             proposal.put(edit.document)
         for shard, held in edit.shards.items():
             proposal.put_shard(name, shard, held)
-        with progress(f"{environment}: changes") as moved:
-            submissions = author.submit(proposal, atomic=True, progress=moved)
-        with progress(f"{environment}: shards counted") as moved:
-            total = shards.total(edit.document or document, edit.shards, moved)
+        submissions = author.submit(proposal, atomic=True, progress=moved)
+        total = shards.total(edit.document or document, edit.shards, moved)
     generation = submissions[-1].generation if submissions else None
     if as_json:
         print_json(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -278,26 +278,35 @@ def require_project(found: Settings, otherwise: str) -> Project:
 
 
 @contextmanager
-def store_client(found: Settings, token: str = "submit") -> Iterator[StoreClient]:
-    """A client of the store, closed at the end."""
+def store_client(
+    found: Settings, token: str = "submit", *, waiting: bool = True
+) -> Iterator[StoreClient]:
+    """A client of the store, closed at the end.
+
+    A verb that shows no progress of its own leaves ``waiting`` as it is: then a slow store does.
+    """
+    from control_plane.cli.output import progress
     from control_plane.publish.client import StoreClient
 
     try:
         client = StoreClient(found.store, found.token(token))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    with client:
+    with client, progress(f"waiting for {found.store}") if waiting else nullcontext():
         yield client
 
 
 @contextmanager
-def publisher(found: Settings, *, sign: bool = True) -> Iterator[Publisher]:
-    """A publisher with the run's keys, closed at the end; origins come from trust when known."""
+def publisher(found: Settings, *, sign: bool = True, waiting: bool = True) -> Iterator[Publisher]:
+    """A publisher with the run's keys, closed at the end; origins come from trust when known.
+
+    ``waiting`` is false for a verb that shows progress of its own.
+    """
     from control_plane.publish.publisher import Publisher
 
     signers = found.signers(required=sign) if sign else []
     with (
-        store_client(found) as client,
+        store_client(found, waiting=waiting) as client,
         Publisher(client, *signers, origins=trusted_origins(found)) as made,
     ):
         yield made
