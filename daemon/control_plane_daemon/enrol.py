@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from control_plane.errors import (
     ControlPlaneError,
     NotFound,
+    ReplicaForeign,
     ReplicaInvalid,
     SignatureInvalid,
 )
@@ -39,12 +40,6 @@ if TYPE_CHECKING:
 FIRST_EPOCH: Final = 1
 
 logger = logging.getLogger("control_plane_daemon")
-
-
-class ReplicaForeign(ReplicaInvalid):
-    """The folder holds the replica of another log; it was left as it is."""
-
-    code = "replica_foreign"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 
 from control_plane.errors import (
     Forked,
+    ReplicaForeign,
     RolledBack,
     SignatureInvalid,
     StatementInvalid,
@@ -26,7 +27,6 @@ from control_plane.replica.format import FLAG, record_key
 from control_plane.replica.header import CLOCK, GENERATION, REJECTED, STALE, TXN_ID
 from control_plane.trust import authoring
 from control_plane.trust.enrolment import Enrolment
-from control_plane_daemon.enrol import ReplicaForeign
 
 PILOT = record_key(FLAG, "pilot")
 
