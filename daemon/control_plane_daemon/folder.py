@@ -81,10 +81,13 @@ def propose(proposal: Proposal, contents: Contents, heads: Mapping[Key, StoredHe
 def _propose_deletions(
     proposal: Proposal, newest: Mapping[tuple[str, str], str], heads: Iterable[StoredHead]
 ) -> None:
+    held = set(proposal.manifests)
     for head in heads:
         kind, name, part = head.key
         if not head.live or kind not in MANIFEST_KINDS or head.key in proposal.changes:
             continue
+        if kind == "segment" and Key(kind, name) in held:
+            continue  # a shard: its members are not in the folder, and go only with their segment
         space, _, rest = part.partition("/")
         if kind in VERSIONED_KINDS and space == "v":
             proposal.delete(f"{kind}/{name}@{rest}")
