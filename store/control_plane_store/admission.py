@@ -55,6 +55,7 @@ from control_plane.log.steps import Accepted, BlobMissing, Rejected, judge
 from control_plane.manifests.documents import content
 from control_plane.manifests.validation import signature_of, validate_blob
 from control_plane.names import MAX_LEAF_BYTES, VERSIONED_KINDS
+from control_plane.replica.compile import check_shards
 from control_plane.trust.state import Policy
 
 MAX_AHEAD_MS = 300_000
@@ -364,6 +365,38 @@ def _check_documents(
             if manifest is None:
                 manifest = _live_manifest(change, heads, around)
             _check_shard(change, blobs[change.digest], manifest)
+    for name in sorted({change.name for change in changes if change.kind == "segment"}):
+        _check_shards(name, changes, documents, heads, around)
+
+
+def _check_shards(
+    name: str,
+    changes: tuple[Change, ...],
+    documents: Mapping[Key, Json],
+    heads: Mapping[Key, Head],
+    around: Surroundings,
+) -> None:
+    """A manifest and its shards fit together after the set; a deleted segment needs none."""
+    manifest, head = Key("segment", name), heads.get(Key("segment", name))
+    live = head is not None and head.live
+    touching = [change for change in changes if (change.kind, change.name) == manifest[:2]]
+    if any(change.key == manifest and change.action == "delete" for change in touching):
+        return
+    if manifest not in documents and not live:
+        return
+    before = _shard_count(_live_manifest(touching[0], heads, around)) if live else 0
+    after = _shard_count(documents[manifest]) if manifest in documents else before
+    shards = {
+        action: {int(each.shard, 16) for each in touching if each.shard and each.action == action}
+        for action in ("put", "delete")
+    }
+    check_shards(name, before, after, shards["put"], shards["delete"])
+
+
+def _shard_count(manifest: Json) -> int:
+    metadata = manifest.get("metadata") if isinstance(manifest, dict) else None
+    bits = metadata.get("shards") if isinstance(metadata, dict) else None
+    return 1 << bits if isinstance(bits, int) else 0
 
 
 def _check_author(change: Change, document: dict[str, Json], policy: Policy) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import msgpack
 import pytest
 
+from control_plane.log.canonical import canonical
 from control_plane.log.statements import Change, Key
 from control_plane.names import CHANGE_KINDS
+from control_plane.replica.compile import shard_body
 from control_plane.replica.format import (
     AGENT,
     CHANNEL,
@@ -16,6 +18,7 @@ from control_plane.replica.format import (
     FLAG,
     HEAD_HELD,
     NO_VALUE,
+    SEGMENT,
     SERVED,
     record_key,
 )
@@ -290,3 +293,72 @@ def test_blobs_that_arrive_one_by_one_are_kept_until_the_set_is_whole(
     assert list(node.follower.held[held].missing.values()) == [second]
     assert node.follower.heal({second: blobs[second]}) == 1
     assert default(node, PILOT) == default(node, OTHER) == "off"
+
+
+def shard(log: Any, index: int, *members: str, action: str = "put") -> Change:
+    """A change of one shard of the segment ``testers``."""
+    digest = log.keep(canonical(sorted(members))) if action == "put" else None
+    return Change(
+        action=action, kind="segment", name="testers", replaces=None, shard=f"{index:04x}",
+        digest=digest,
+    )  # fmt: skip
+
+
+def sharded(log: Any, bits: int) -> Change:
+    document = {"kind": "segment", "name": "testers", "metadata": {"shards": bits}}
+    change: Change = log.change(document)
+    return change
+
+
+@pytest.mark.parametrize("sets", ["manifest alone", "one shard short", "inline", "a shard deleted"])
+def test_a_segment_whose_shards_would_not_fit_its_manifest_is_held(
+    log: Any, node: Any, sets: str
+) -> None:
+    log.submit(sharded(log, 1), shard(log, 0, "ann"), shard(log, 1, "bob"))
+    node.follow()
+    before = {key: node.record(key).body for key in TESTERS}
+    inline = {"kind": "segment", "name": "testers", "metadata": {"members": ["ann"]}}
+    changes = {
+        "manifest alone": [sharded(log, 2)],
+        "one shard short": [sharded(log, 2), *(shard(log, index) for index in range(3))],
+        "inline": [log.change(inline)],
+        "a shard deleted": [shard(log, 1, action="delete")],
+    }
+    held = log.submit(*changes[sets])
+    node.follow()
+    assert list(node.follower.held) == [held]
+    assert "expected" in node.follower.held[held].reason
+    assert {key: node.record(key).body for key in TESTERS} == before
+
+
+def test_a_segment_changes_its_shards_whole(log: Any, node: Any) -> None:
+    log.submit(sharded(log, 1), shard(log, 0, "ann"), shard(log, 1, "bob"))
+    log.submit(sharded(log, 2), *(shard(log, index, f"m{index}") for index in range(4)))
+    log.submit(sharded(log, 0), shard(log, 0, "all"), *(
+        shard(log, index, action="delete") for index in range(1, 4)
+    ))  # fmt: skip
+    node.follow()
+    assert not node.follower.held
+    assert msgpack.unpackb(node.record(TESTERS[0]).body) == {"shards": 0}
+    assert node.record(TESTERS[1]).body == shard_body(canonical(["all"]))
+    assert node.record(TESTERS[2]).body == b""
+
+
+def test_a_late_node_follows_a_segment_whose_older_manifest_it_never_saw(
+    log: Any, node: Any
+) -> None:
+    first = sharded(log, 1)
+    log.submit(first, shard(log, 0, "ann"), shard(log, 1, "bob"))
+    log.submit(sharded(log, 2), *(shard(log, index, f"m{index}") for index in range(4)))
+    lose(log, first)
+    log.deleted.add(first.digest)
+    node.follow()
+    assert not node.follower.held
+    assert msgpack.unpackb(node.record(TESTERS[0]).body) == {"shards": 2}
+
+
+TESTERS = (
+    record_key(SEGMENT, "testers"),
+    record_key(SEGMENT, "testers", "0000"),
+    record_key(SEGMENT, "testers", "0001"),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 from control_plane.log.canonical import canonical, sha256_hex
@@ -288,3 +289,41 @@ async def test_a_deleted_key_is_shown_as_a_tombstone(served: Any) -> None:
     )
     head = (await served.standing())["heads"]["heads"][0]
     assert (head["live"], head["generation"], head["digest"]) == (False, 3, "")
+
+
+def shard_put(index: int, data: bytes, replaces: int | None = None) -> Change:
+    return Change(
+        action="put", kind="segment", name="s", replaces=replaces, shard=f"{index:04x}",
+        digest=sha256_hex(data),
+    )  # fmt: skip
+
+
+async def test_another_number_of_shards_takes_all_of_them(served: Any) -> None:
+    kit, empty = served.installation, canonical([])
+    one, two, inline = (
+        canonical({"kind": "segment", "name": "s", "metadata": metadata})
+        for metadata in ({"shards": 1}, {"shards": 2}, {"members": ["ann"]})
+    )
+    for data in (one, two, inline, empty):
+        await served.put_blob(data)
+    shards = [shard_put(index, empty) for index in (0, 1)]
+    assert (await served.submit(kit.envelope(kit.put(one), shards[0]))).status == 400
+    assert (await served.submit(kit.envelope(kit.put(one), *shards))).status == 201
+    gone = Change(action="delete", kind="segment", name="s", replaces=2, shard="0001")
+    more = [shard_put(index, empty, 2 if index < 2 else None) for index in range(4)]
+    before = await served.standing()
+    for changes in (
+        [kit.put(two, 2)],
+        [kit.put(two, 2), *more[:3]],
+        [kit.put(inline, 2)],
+        [kit.put(inline, 2), gone],
+        [gone],
+    ):
+        answer = await served.submit(kit.envelope(*changes))
+        assert (answer.status, answer.body["code"]) == (400, "manifest_invalid")
+        assert await served.standing() == before
+    whole = kit.envelope(kit.put(two, 2), *more)
+    assert (await served.submit(whole)).status == 201
+    away = [replace(gone, shard=f"{index:04x}", replaces=3) for index in range(4)]
+    back = kit.envelope(kit.put(inline, 3), *away)
+    assert (await served.submit(back)).status == 201

@@ -14,6 +14,9 @@ What this module decides, inside one write transaction per entry:
   names the tool; which ones those are is held in memory and read from the records at the start.
 - A deletion leaves a record with status DELETED and no body. Configuration leaves just go: a path
   without a leaf has no value.
+- A segment whose number of shards changes takes every shard anew, in the same set; else the set is
+  held, for members would be looked for where they are not. Where this node skipped a manifest in
+  between it cannot tell and follows the store, which has checked the same.
 - A channel is not moved to a version that is held. Unknown kinds, actions and fields are held.
 
 Everything that can fail comes before the first write: ``serve`` and ``finish`` only fill the plan.
@@ -32,7 +35,13 @@ from control_plane.log.canonical import parse, sha256_hex
 from control_plane.log.fold import Head
 from control_plane.log.statements import Change, Key
 from control_plane.manifests.validation import validate_config
-from control_plane.replica.compile import flag_body, leaf_body, segment_body, shard_body
+from control_plane.replica.compile import (
+    check_shards,
+    flag_body,
+    leaf_body,
+    segment_body,
+    shard_body,
+)
 from control_plane.replica.format import (
     AGENT,
     CHANNEL,
@@ -88,6 +97,7 @@ class Serving:
     tools: set[str] = field(default_factory=set)
     agents: set[tuple[str, str]] = field(default_factory=set)
     namespaces: dict[str, dict[str, Any]] = field(default_factory=dict)
+    segments: dict[str, Record | None] = field(default_factory=dict)
 
 
 class Materialiser:
@@ -135,6 +145,7 @@ class Materialiser:
         Raises:
             InputInvalid: merged values break their schema, or requirements cannot be read.
         """
+        self._finish_segments(serving)
         self._finish_configs(serving)
         self._resolutions.rewrite(serving)
 
@@ -193,11 +204,29 @@ class Materialiser:
         plan.put_record(key, FLAG, body, head=head, served=served, status=status)
 
     def _segment(self, serving: Serving, change: Change, checked: Checked | None) -> None:
+        if change.name not in serving.segments:
+            manifest = record_key(SEGMENT, change.name)
+            serving.segments[change.name] = serving.plan.record(manifest)
         if checked is None:
             _put_deleted(serving, change)
             return
         body = segment_body(checked.document) if change.shard is None else shard_body(checked.blob)
         _put_served(serving, change, body)
+
+    def _finish_segments(self, serving: Serving) -> None:
+        for name, before in serving.segments.items():
+            after = serving.plan.record(record_key(SEGMENT, name))
+            known = before is not None and before.status == SERVED
+            if before is None or not known or after is None or not after.body:
+                continue
+            shards = {
+                int(key.part[2:], 16): serving.plan.record(record_key(SEGMENT, name, key.part[2:]))
+                for key in serving.keys
+                if (key.kind, key.name) == ("segment", name) and key.part
+            }
+            put = {index for index, record in shards.items() if record and record.status != DELETED}
+            counts = _shard_count(before), _shard_count(after)
+            check_shards(name, *counts, put, shards.keys() - put)
 
     def _config(self, serving: Serving, change: Change, checked: Checked | None) -> None:
         plan = serving.plan
@@ -418,6 +447,11 @@ def _record_of(change: Change) -> tuple[bytes, int] | None:
         return record_key(manifest, name, rest), manifest
     pointer = CHANNEL if space == "c" else STATUS
     return record_key(pointer, kind, name, rest), pointer
+
+
+def _shard_count(manifest: Record) -> int:
+    bits = msgpack.unpackb(manifest.body).get("shards")
+    return 0 if bits is None else 1 << int(bits)
 
 
 def _put_served(serving: Serving, change: Change, body: bytes) -> None:

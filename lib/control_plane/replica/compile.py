@@ -14,7 +14,7 @@ own packages: documents are validated elsewhere, what cannot be compiled is refu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -70,6 +70,36 @@ def segment_body(document: Mapping[str, Any]) -> bytes:
             f"segment/{document['name']}: expected members or shards, found neither", ("metadata",)
         )
     return _packed({"members": packed_members(metadata["members"])})
+
+
+def check_shards(
+    name: str, before: int, after: int, put: Collection[int], deleted: Collection[int]
+) -> None:
+    """Refuse a change set after which a segment's shards would not be those its manifest counts.
+
+    ``before`` and ``after`` are how many shards the manifest counts without and with the set (0
+    where it lists its members); ``put`` and ``deleted`` are the indexes of the shards the set
+    changes. Which shard a member lies in depends on their number, so another number takes every
+    shard anew.
+
+    Raises:
+        ManifestInvalid: naming a shard that is too many or missing.
+    """
+    expected = f"segment/{name}: expected {after} shards after the change set"
+    for index in put:
+        if index >= after:
+            raise ManifestInvalid(f"{expected}, found shard {index:04x} among them")
+    for index in deleted:
+        if index < after:
+            raise ManifestInvalid(f"{expected}, found shard {index:04x} deleted")
+    if before == after:
+        return
+    for index in range(after):
+        if index not in put:
+            raise ManifestInvalid(f"{expected}, each written by it, found no shard {index:04x}")
+    for index in range(after, before):
+        if index not in deleted:
+            raise ManifestInvalid(f"{expected}, found shard {index:04x} left; delete it too")
 
 
 def shard_body(blob: bytes) -> bytes:
