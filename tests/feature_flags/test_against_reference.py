@@ -315,7 +315,7 @@ def test_what_is_no_mapping_is_an_invalid_context(context: Any) -> None:
     assert (found.value, found.reason, found.error_code) == (True, "ERROR", "INVALID_CONTEXT")
 
 
-def test_one_code_object_serves_all_flags_of_one_shape() -> None:
+def test_flags_of_one_shape_are_compiled_once() -> None:
     def flag(plan: str, weight: int) -> dict[str, Any]:
         entries = [{"variant": "on", "weight": weight}, {"variant": "off", "weight": 9}]
         rule = {"name": plan, "when": {"plan": plan}, "serve": entries}
@@ -326,7 +326,17 @@ def test_one_code_object_serves_all_flags_of_one_shape() -> None:
     compiler = Compiler()
     one, two = compiler.compile("a", flag("pro", 1)), compiler.compile("b", flag("free", 90))
     functions = [one.bound(VALUES), one.bound(VARIANTS), two.bound(VALUES)]
-    assert len({function.__code__ for function in functions}) == 1
+    assert len({function.__code__.co_code for function in functions}) == 1
+    assert len(compiler._templates) == 1
+
+
+def test_debuggers_can_hash_the_code_of_every_flag() -> None:
+    from control_plane.feature_flags.compile import DETAILS, VALUES, VARIANTS, Compiler
+
+    for variants in ({"on": {"a": [1]}, "off": {}}, {"on": [1], "off": []}):
+        flag = Compiler().compile("f", {**FLAG_OF_RULES, "variants": variants, "disabled": "off"})
+        for mode in (VALUES, VARIANTS, DETAILS):
+            assert isinstance(hash(flag.bound(mode, lambda *_: False).__code__), int)
 
 
 @given(st.text(min_size=1).filter(lambda text: text.isprintable()))
@@ -338,5 +348,9 @@ def test_no_text_of_a_flag_becomes_source(text: str) -> None:
     metadata = {"variants": {text: text, "other": "o"}, "default": "other", "disabled": "other"}
     function = Compiler().compile(text, {**metadata, "rules": [rule]}).bound(VALUES)
     assert function(None, None, {attribute: text}) == metadata["variants"][text]
-    assert text not in function.__code__.co_consts
+    like = {**metadata, "rules": [{**rule, "when": {"plan": "pro"}}]}
+    compiler = Compiler()
+    compiler.compile(text, {**metadata, "rules": [rule]})
+    compiler.compile("f", like)
+    assert len(compiler._templates) == 1
     assert set(function.__code__.co_names) <= {"EMPTY", "get"}

@@ -13,11 +13,13 @@ is asked about the rule's ``by``. A rule that needs a unit and finds none does n
 A value of the application's own class is asked whether it equals; if it raises, or cannot be
 hashed, the caller evaluates once more with ``PlainContext``, which shows plain values only.
 
-Code is shared by the *shape* of a flag: which words test which attributes in what order, and how
-many entries each split has. Everything a definition says in words or numbers, attribute names
-included, is bound as the default of a parameter (k0, k1, …) and never becomes source text. What
-a return site returns (r0, r1, …) is bound too, so one code object answers with values, variant
-names or details, whichever were bound.
+Source is written and compiled once for each *shape* of a flag: which words test which attributes
+in what order, and how many entries each split has. Everything a definition says in words or
+numbers, attribute names included, stands there as a placeholder ('k0', 'k1', …) and never becomes
+source text; so does what a return site returns ('r0', 'r1', …). A flag's function has a copy of
+its shape's code with the placeholders among the constants replaced: 2 µs and 1 KiB for calls that
+are a seventh cheaper than with constants bound as defaults, which each call would copy.
+The answers are values, variant names or details, whichever were filled in.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ _ROOTS = {"user_id": _USER, "tenant_id": _TENANT, "targeting_key": _KEY}
 _NAMES = ("user_id", "tenant_id", "key")
 
 # Conditions as a shape names them. NUMBER is equality with 0 or 1, which a bool would pass.
-_IS, _NUMBER, _MIXED = "is", "number", "mixed"
+_TRUE, _FALSE, _NUMBER, _MIXED = "is True", "is False", "number", "mixed"
 _IN = "in"
 
 MAX_SHAPES = 4096
@@ -173,6 +175,55 @@ class Site:
         self.error = error
 
 
+class Object(dict):  # type: ignore[type-arg]  # typing is not loaded
+    """A mapping that code can hold as a constant: debuggers hash code, constants included."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class Array(list):  # type: ignore[type-arg]
+    """A list that code can hold as a constant, as ``Object``."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def _held(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return Object(value)
+    return Array(value) if kind is list else value
+
+
+class Template:
+    """The code of every flag of one shape."""
+
+    __slots__ = ("_code", "_literals", "_places")
+
+    def __init__(self, shape: Shape, constants: int) -> None:
+        """``constants`` is how many a flag of that shape has."""
+        namespace: dict[str, Any] = {}
+        exec(compile(source_of(shape), "<flag>", "exec"), namespace)
+        self._code: CodeType = namespace["flag"].__code__
+        self._literals: list[object] = []
+        # Where each constant of the code stands among a flag's constants, its returns and these
+        # literals; the latter counted from the end, as the number of returns is not known here.
+        self._places = [self._place(literal, constants) for literal in self._code.co_consts]
+
+    def _place(self, literal: object, constants: int) -> int:
+        if isinstance(literal, str) and literal[1:].isdecimal():
+            return int(literal[1:]) + (constants if literal[0] == "r" else 0)
+        self._literals.insert(0, literal)
+        return -len(self._literals)
+
+    def filled(self, constants: tuple[Any, ...], returns: list[Any]) -> CodeType:
+        """The code of one flag."""
+        values = (*constants, *returns, *self._literals)
+        # map, as this is a part of every first evaluation: 1 µs less than a loop.
+        return self._code.replace(co_consts=tuple(map(values.__getitem__, self._places)))
+
+
 class CompiledFlag:
     """A flag ready to answer in three modes.
 
@@ -182,9 +233,9 @@ class CompiledFlag:
 
     __slots__ = (
         "_bound",
-        "_code",
         "_constants",
         "_sites",
+        "_template",
         "_variants",
         "generation",
         "seed",
@@ -197,7 +248,7 @@ class CompiledFlag:
         type: str,
         variants: dict[str, Any],
         sites: tuple[Site, ...],
-        code: CodeType | None = None,
+        template: Template | None = None,
         constants: tuple[Any, ...] = (),
         segments: bool = False,
         seed: int = 0,
@@ -209,7 +260,7 @@ class CompiledFlag:
         self.generation = generation
         self._variants = variants
         self._sites = sites
-        self._code = code
+        self._template = template
         self._constants = constants
         self._bound: dict[str, Any] = {}
 
@@ -218,29 +269,27 @@ class CompiledFlag:
 
         ``members`` answers the memberships of a flag with ``segments``.
         """
-        # A function that asks for memberships belongs to one table and is not kept here.
-        if self.segments:
-            return self._bind(mode, members)
         found = self._bound.get(mode, self)
         if found is self:
-            found = self._bound[mode] = self._bind(mode, None)
-        return found
+            found = self._bound[mode] = self._answer(mode)
+        # A function that asks for memberships belongs to one table: what is kept has none to ask.
+        return Function(found.__code__, _GLOBALS, "flag", (members,)) if self.segments else found
 
-    def _bind(self, mode: str, members: Members | None) -> Any:
+    def _answer(self, mode: str) -> Any:
         answer = self._ANSWERS[mode]
-        if self._code is None:
+        if self._template is None:
             return answer(self, self._sites[0], self._sites[0].variant)
         returns = []
         for site in self._sites:
             if site.units is None:
                 returns.append(answer(self, site, site.variant))
             else:
-                returns.append({unit: answer(self, site, v) for unit, v in site.units.items()})
-        defaults = (*self._constants, *returns, *((members,) if self.segments else ()))
-        return Function(self._code, _GLOBALS, "flag", defaults)
+                units = {unit: answer(self, site, name) for unit, name in site.units.items()}
+                returns.append(Object(units))
+        return Function(self._template.filled(self._constants, returns), _GLOBALS, "flag")
 
     def _value(self, site: Site, variant: str | None) -> Any:
-        return None if variant is None else self._variants[variant]
+        return None if variant is None else _held(self._variants[variant])
 
     def _variant(self, site: Site, variant: str | None) -> str | None:
         return variant
@@ -271,12 +320,12 @@ def check_flag(metadata: Any) -> None:
 
 
 class Compiler:
-    """Compiles flags, keeping one code object for each shape it has met (at most 4,096)."""
+    """Compiles flags, keeping the template of each shape it has met (at most 4,096)."""
 
-    __slots__ = ("_codes",)
+    __slots__ = ("_templates",)
 
     def __init__(self) -> None:
-        self._codes: dict[Shape, CodeType] = {}
+        self._templates: dict[Shape, Template] = {}
 
     def compile(
         self, name: str, metadata: Any, kill: Any = None, generation: int = 0
@@ -301,23 +350,21 @@ class Compiler:
             flag.type,
             flag.variants,
             sites,
-            self._code(shape),
+            self._template(shape, len(constants)),
             constants,
             _asks_members(shape),
             seed,
             generation,
         )
 
-    def _code(self, shape: Shape) -> CodeType:
-        code = self._codes.get(shape)
-        if code is None:
-            namespace: dict[str, Any] = {}
-            exec(compile(source_of(shape), "<flag>", "exec"), namespace)
-            code = namespace["flag"].__code__
-            if len(self._codes) >= MAX_SHAPES:
-                self._codes = {}
-            self._codes[shape] = code
-        return code
+    def _template(self, shape: Shape, constants: int) -> Template:
+        template = self._templates.get(shape)
+        if template is None:
+            template = Template(shape, constants)
+            if len(self._templates) >= MAX_SHAPES:
+                self._templates = {}
+            self._templates[shape] = template
+        return template
 
 
 def _constant(flag: Definition, kill: Any) -> Site | None:
@@ -338,8 +385,8 @@ def _constant(flag: Definition, kill: Any) -> Site | None:
 class _Reading:
     """One pass over a definition: its shape, its constants and its return sites.
 
-    ``source_of`` walks the shape in the same order, so the n-th constant is k<n> and the n-th
-    site r<n>.
+    ``source_of`` walks the shape in the same order, so the n-th constant is 'k<n>' and the n-th
+    site 'r<n>'.
     """
 
     __slots__ = ("_attributes", "_constants", "_flag", "_seed", "_sites")
@@ -406,9 +453,9 @@ class _Reading:
         attribute = self._attribute(condition.path)
         if word != EQUALS:
             return self._in(operand), attribute
-        self._constants.append(operand)
         if type(operand) is bool:
-            return _IS, attribute
+            return (_TRUE if operand else _FALSE), attribute
+        self._constants.append(operand)
         return _NUMBER if operand == 0 or operand == 1 else EQUALS, attribute
 
     def _in(self, values: list[Any]) -> str:
@@ -433,7 +480,7 @@ def _asks_members(shape: Shape) -> bool:
 
 
 def source_of(shape: Shape) -> str:
-    """The source of every flag of that shape: names of parameters and nothing from a flag."""
+    """The source of every flag of that shape: placeholders and nothing from a flag."""
     return _Writer(shape).text()
 
 
@@ -454,7 +501,7 @@ class _Writer:
     def _count(letter: str) -> Iterator[str]:
         number = 0
         while True:
-            yield f"{letter}{number}"
+            yield f"'{letter}{number}'"
             number += 1
 
     def _attribute(self, root: int, keys: int) -> str:
@@ -480,14 +527,8 @@ class _Writer:
         return "\n".join((self._head(), *self._lines, ""))
 
     def _head(self) -> str:
-        # The counters stand at the first name not handed out.
-        counts = [
-            (letter, int(next(names)[1:])) for letter, names in (("k", self._k), ("r", self._r))
-        ]
-        names = [f"{letter}{number}" for letter, count in counts for number in range(count)]
-        if _asks_members(self._shape):
-            names.append("members")
-        return f"def flag(user_id, tenant_id, context, {', '.join(names)}):"
+        members = ", members" if _asks_members(self._shape) else ""
+        return f"def flag(user_id, tenant_id, context{members}):"
 
     def _line(self, depth: int, text: str) -> None:
         self._lines.append(" " * depth + text)
@@ -529,13 +570,15 @@ class _Writer:
         if word == SEGMENT:
             return f"members({next(self._k)}, {self._attributes[by]})"
         value, again = self._value(attribute, first)
+        if word in (_TRUE, _FALSE):
+            return f"{value} {word}"
         operand = next(self._k)
         if word == _MIXED:
             rest = next(self._k)
             return f"{value} in ({operand} if {again}.__class__ is bool else {rest})"
         if word == _NUMBER:
             return f"{value} == {operand} and {again}.__class__ is not bool"
-        return f"{value} {({EQUALS: '==', _IS: 'is'}).get(word, word)} {operand}"
+        return f"{value} {'==' if word == EQUALS else word} {operand}"
 
     def _value(self, attribute: int, first: bool) -> tuple[str, str]:
         """An attribute as it is read first and again inside one condition.

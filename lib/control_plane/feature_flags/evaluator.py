@@ -25,9 +25,11 @@ from control_plane.feature_flags.compile import (
     DETAILS,
     VALUES,
     VARIANTS,
+    Array,
     CompiledFlag,
     Function,
     Moved,
+    Object,
     PlainContext,
     plain,
 )
@@ -72,6 +74,8 @@ _TYPE_OF_DEFAULT: dict[type, str] = {
     float: "float",
     dict: "object",
     list: "array",
+    Object: "object",
+    Array: "array",
 }
 _ANY = "any"
 _MISMATCH = object()
@@ -454,7 +458,7 @@ class FlagEvaluator:
         return unit is not None and point_of(unit, flag.seed, POINTS) < bound
 
     def _complain_mismatch(self, name: str, wanted: str, value: Any) -> None:
-        found = type(value).__name__
+        found = _TYPE_OF_DEFAULT[value.__class__]
         self._library.complain(name, f"{TYPE_MISMATCH}: expected {wanted}, found {found}")
 
 
