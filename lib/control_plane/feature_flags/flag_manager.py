@@ -31,7 +31,7 @@ from control_plane.replica.header import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, Protocol, Self
+    from typing import Protocol, Self
 
     from _typeshed import StrPath
 
@@ -189,7 +189,7 @@ class FeatureFlagManager(FlagEvaluator):
 class PinnedFlags(FlagEvaluator):
     """Flags of one generation; made by ``FeatureFlagManager.pinned``."""
 
-    __slots__ = ("_view",)
+    __slots__ = ("_enabled", "_view")
 
     def __init__(self, library: Library, view: View | None, owned: View | None) -> None:
         # Without a snapshot nothing may answer, not even what was compiled of some generation.
@@ -205,6 +205,8 @@ class PinnedFlags(FlagEvaluator):
                 return pinned.txn_id, pinned.read(*keys)
 
         self._table = Table(library, read, _word(empty_words()), 0)
+        # The one table there will be: a look less for every call.
+        self._enabled: dict[str, bool | None] = self._table.enabled
 
     def is_enabled(
         self,
@@ -216,10 +218,16 @@ class PinnedFlags(FlagEvaluator):
         rollout_percentage: float | None = None,
     ) -> bool:
         """As ``FlagEvaluator.is_enabled``, without asking whether anything moved."""
-        answer: Any = self._table.enabled.get(name)
+        try:
+            answer = self._enabled[name]
+        except KeyError:
+            answer = self._first(Table.load_enabled, name)
         if (answer is True or answer is False) and rollout_percentage is None:
             return answer
-        return super().is_enabled(name, user_id, tenant_id, context, default, rollout_percentage)
+        # By name: super() would cost a split 50 ns.
+        return FlagEvaluator.is_enabled(
+            self, name, user_id, tenant_id, context, default, rollout_percentage
+        )
 
     def close(self) -> None:
         """Drop the snapshot, if it is this view's own; may be called again."""
