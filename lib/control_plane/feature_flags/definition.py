@@ -287,17 +287,20 @@ def _fields(value: Any, where: Path, known: frozenset[str], required: Iterable[s
 def _variant(value: Any, variants: dict[str, Any], where: Path) -> str:
     if value.__class__ is not str or value not in variants:
         _refuse(where, "one of the variants " + ", ".join(variants), value)
-    return str(value)
+    name: str = value
+    return name
 
 
 def _text(value: Any, where: Path) -> str:
     if value.__class__ is not str or not value:
         _refuse(where, "text", value)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        _refuse(where, "text without lone surrogates", value)
-    return str(value)
+    text: str = value
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            _refuse(where, "text without lone surrogates", text)
+    return text
 
 
 def _refuse(path: Path, expected: str, found: Any, cure: str = "") -> NoReturn:
