@@ -11,6 +11,7 @@ import pytest
 from control_plane.errors import ReplicaCorrupt
 from control_plane.replica.format import FLAG, record_key
 from control_plane.replica.header import DISK
+from control_plane_daemon.commits import COMMIT_INTERVAL_SECONDS
 from control_plane_daemon.follower import DiskFailed
 
 PILOT = record_key(FLAG, "pilot")
@@ -176,3 +177,21 @@ def test_an_entry_that_fails_half_written_leaves_nothing_of_itself(
     assert node.follower.position.size == node.generation == 2
     node.follow()
     assert len(node.records()) == 2
+
+
+def test_commits_are_at_least_a_fiftieth_of_a_second_apart(
+    log: Any, make_node: Any, flag: Any
+) -> None:
+    node = make_node()
+    commits, now = node.follower._commits, 100.0
+    commits._monotonic = lambda: now
+    assert commits.pause_seconds >= 0
+    now += 60
+    assert commits.pause_seconds == 0
+    log.put(flag())
+    node.follow()
+    assert commits.pause_seconds == pytest.approx(COMMIT_INTERVAL_SECONDS)
+    now += 0.015
+    assert commits.pause_seconds == pytest.approx(0.005)
+    now += 0.005
+    assert commits.pause_seconds == pytest.approx(0, abs=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -20,6 +21,7 @@ from control_plane.replica.format import (
     NO_VALUE,
     SEGMENT,
     SERVED,
+    TOOL,
     record_key,
 )
 from control_plane.replica.header import CONFIG_REVISION, HELD, REJECTED
@@ -293,6 +295,47 @@ def test_blobs_that_arrive_one_by_one_are_kept_until_the_set_is_whole(
     assert list(node.follower.held[held].missing.values()) == [second]
     assert node.follower.heal({second: blobs[second]}) == 1
     assert default(node, PILOT) == default(node, OTHER) == "off"
+
+
+BAD_BLOBS = {
+    "outside the schema": lambda flag: {**flag, "metadata": {**flag["metadata"], "colour": "red"}},
+    "too large": lambda flag: {**flag, "changelog": "x" * (1 << 20)},
+    "another name": lambda flag: {**flag, "name": "another"},
+    "a weight too many": lambda flag: {
+        **flag,
+        "metadata": {
+            **flag["metadata"],
+            "rules": [{"name": "r", "serve": [{"variant": "on", "weight": 2**31}] * 2}],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("bad", BAD_BLOBS)
+def test_a_document_that_no_author_should_have_sent_is_held(
+    log: Any, node: Any, flag: Any, bad: str
+) -> None:
+    log.put(flag())
+    node.follow()
+    body = node.record(PILOT).body
+    change = log.change(BAD_BLOBS[bad](flag(default="on")))
+    held = log.submit(replace(change, name="pilot"))
+    node.follow()
+    assert node.record(PILOT).body == body
+    assert node.record(PILOT).status == HEAD_HELD
+    assert list(node.follower.held) == [held]
+    log.put(flag(default="on"))
+    node.follow()
+    assert not node.follower.held
+    assert default(node, PILOT) == "on"
+
+
+def test_a_tool_whose_blob_has_another_checksum_is_held(log: Any, node: Any, tool: Any) -> None:
+    change = log.change(tool("1.0.0"))
+    held = log.submit(replace(change, checksum="ab" * 32))
+    node.follow()
+    assert node.record(record_key(TOOL, "crm_tool", "1.0.0")).status == NO_VALUE
+    assert "checksum" in node.follower.held[held].reason
 
 
 def shard(log: Any, index: int, *members: str, action: str = "put") -> Change:

@@ -231,6 +231,32 @@ def test_the_wrong_bytes_of_a_blob_never_reach_the_replica(
     assert following.record(PILOT).body == before
 
 
+@pytest.mark.parametrize("again", ["after a deletion", "after a revert", "republished"])
+def test_what_was_published_once_fits_no_second_time(
+    log: Any, following: Any, flag: Any, tool: Any, again: str
+) -> None:
+    first = log.change(flag("other"))
+    generation = log.submit(first)
+    published = log.change(tool("1.0.0"))
+    log.submit(published)
+    if again == "after a deletion":
+        log.delete("flag", "other")
+    elif again == "after a revert":
+        log.submit(log.change(flag("other", default="on")))
+        log.submit(first)
+    following.follow()
+    records, heads = following.records(), following.table("heads")
+    if again == "republished":
+        other = tool("1.0.0")
+        other["metadata"] = {**other["metadata"], "description": "another text"}
+        log.submit(log.change(other))
+    else:
+        log.append(Leaf.decode(log.leaves[generation - 1]).envelope)
+    following.follow()
+    assert (following.records(), following.table("heads")) == (records, heads)
+    assert following.state & REJECTED
+
+
 # The loop stops
 
 
@@ -349,9 +375,10 @@ def test_a_first_entry_that_is_no_trust_entry_is_refused(
     log.put(flag())
     log.leaves.pop(0)
     node = make_node()
+    before = node.word(TXN_ID)
     with pytest.raises((StatementInvalid, SyntaxInvalid, Forked)):
         node.follow()
-    assert (node.generation, node.word(TXN_ID), node.records()) == (0, node.word(TXN_ID), {})
+    assert (node.generation, node.word(TXN_ID), node.records()) == (0, before, {})
 
 
 def test_heads_are_stored_as_the_log_folds_them(log: Any, following: Any) -> None:
