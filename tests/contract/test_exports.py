@@ -30,6 +30,7 @@ MANAGER = "client=None, *, replica=None, environment=None"
 CALLS = {
     "ControlPlaneClient": {
         "__init__": "replica=None, environment=None, require_trusted=False",
+        "adopt": "manager",
         "close": "",
         "evaluate": f"name, default, {WHO}",
         "get_agent": "name, version=None, tenant_id=None",
@@ -54,7 +55,8 @@ CALLS = {
         "get_json": f"name, default, {WHO}",
         "get_str": f"name, default, {WHO}",
         "is_enabled": f"name, {WHO}, default=False, rollout_percentage=None",
-        "pinned": "view=None",
+        "pinned": "",
+        "pinned_to": "view",
         "refresh": "",
         "value": f"name, default, {WHO}",
         "variant": f"name, {WHO}, default=None",
