@@ -104,6 +104,16 @@ def test_a_published_version_keeps_its_checksum_even_after_deletion() -> None:
     log.add(replace(PUBLISH, replaces=2, digest=OTHER))
 
 
+def test_an_unknown_action_leaves_a_published_version_sealed() -> None:
+    log = Log()
+    log.add(PUBLISH)
+    unknown = Change(action="archive", kind="tool", name="t", replaces=1, version="1.0.0")
+    moved = log.add(unknown)
+    assert moved[Key("tool", "t", "v/1.0.0")].checksum == PUBLISH.checksum
+    assert refused(log, replace(PUBLISH, replaces=2, checksum=DIGEST)).code == "republished"
+    assert refused(log, replace(unknown, replaces=2, checksum=DIGEST)).code == "republished"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -195,6 +195,23 @@ def test_what_a_newer_version_may_say_is_kept_as_unknown(fields: dict[str, objec
 @pytest.mark.parametrize(
     "fields",
     [
+        {"kind": "policy\0x"}, {"kind": "policy", "name": "x\n"}, {"action": "re\x7fname"},
+        {"kind": "policy", "part": "x" * 129}, {"kind": "policy", "part": "\0"},
+        {"kind": "policy", "part": 1}, {"ring": 3, "part": "x" * 129},
+        {"kind": "policy", "channel": "a\0b"}, {"kind": "policy", "shard": "\0"},
+        {"kind": "tool", "version": "1.0.0\0", "checksum": DIGEST}, {"scope": "\t"},
+    ],
+)  # fmt: skip
+def test_no_change_known_or_not_makes_a_key_that_cannot_be_stored(
+    fields: dict[str, object],
+) -> None:
+    with pytest.raises(StatementInvalid):
+        ChangeSet.from_payload(with_change(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
         {"origin": "acme/production/0"}, {"origin": "acme/Production/1"}, {"origin": "acme"},
         {"created_at": -1}, {"not_after": None}, {"verb": "Apply"}, {"verb": ""},
         {"reason": "x" * 1025}, {"changes": []}, {"changes": None}, {"more": 1},
@@ -282,6 +299,13 @@ def test_an_unknown_payload_type_stops_the_reader() -> None:
 def test_an_unknown_leaf_version_stops_the_reader() -> None:
     leaf = Leaf(1, one(PUT).envelope()).encode().replace(b'"v":1}', b'"v":2}')
     with pytest.raises(UnknownLeafVersion, match="too old"):
+        Leaf.decode(leaf)
+
+
+@pytest.mark.parametrize("version", [b"true", b"1.0"])
+def test_a_leaf_version_is_an_integer(version: bytes) -> None:
+    leaf = Leaf(1, one(PUT).envelope()).encode().replace(b'"v":1}', b'"v":' + version + b"}")
+    with pytest.raises(UnknownLeafVersion):
         Leaf.decode(leaf)
 
 

@@ -152,17 +152,16 @@ def _moved(
         if before is None or not before.live:
             raise Rejection("not_live", f"{change.key}: expected a live key to delete, found none")
         return Head(generation, "", kept, verb, key_ids)
-    if (
-        change.action == "put"
-        and change.kind in VERSIONED_KINDS
-        and kept not in ("", change.checksum)
-    ):
+    versioned = change.kind in VERSIONED_KINDS
+    # Also an action that only a newer version understands leaves a published version sealed.
+    checksum = change.checksum or (kept if versioned else "")
+    if versioned and kept not in ("", checksum):
         raise Rejection(
             "republished",
             f"{change.key}: expected the published checksum {kept}, found {change.checksum};"
             " publish a new version",
         )
-    return Head(generation, change_digest(change), change.checksum or "", verb, key_ids)
+    return Head(generation, change_digest(change), checksum, verb, key_ids)
 
 
 def _check_version_is_live(change: Change, moved: Mapping[Key, Head], heads: HeadReader) -> None:

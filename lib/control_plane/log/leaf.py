@@ -53,7 +53,7 @@ class Leaf:
         value = parse(data, what="leaf", max_bytes=MAX_LEAF_BYTES)
         if not isinstance(value, dict):
             raise SyntaxInvalid(f"leaf: expected an object, found {type(value).__name__}")
-        if value.get("v") != LEAF_VERSION:
+        if type(value.get("v")) is not int or value["v"] != LEAF_VERSION:
             raise UnknownLeafVersion(
                 f"leaf: expected version {LEAF_VERSION}, found {value.get('v')!r}; this version is"
                 " too old"

@@ -36,6 +36,8 @@ from control_plane.names import (
 )
 
 STATUSES = ("active", "deprecated", "yanked")
+MAX_PART_BYTES = 128
+"""The longest ``part`` a change of an unknown kind may name."""
 
 
 class UnknownPayloadType(StatementInvalid):
@@ -86,7 +88,10 @@ class Change:
 
     @property
     def key(self) -> Key:
-        """The key this change touches; for unknown kinds, the part the fields alone give."""
+        """The key this change touches, the same for a version that does not know the change.
+
+        Of an unknown kind the part is what channel, shard or status give, else the field ``part``.
+        """
         return Key(self.kind, self.name, self._part())
 
     def path(self, environment: str) -> str:
@@ -125,8 +130,7 @@ class Change:
             return f"s/{self.shard}"
         if self.kind in VERSIONED_KINDS:
             return f"v/{self.version}"
-        part = self.unknown.get("part", "")
-        return part if isinstance(part, str) else ""
+        return str(self.unknown.get("part", ""))
 
 
 _OPTIONAL = (
@@ -443,7 +447,8 @@ def _check_list(changes: Sequence[Change]) -> None:
 def _known_fields(fields: Mapping[str, Json]) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name in ("action", "kind", "name"):
-        known[name] = _bounded(fields.get(name), name, 128)
+        known[name] = _word(fields.get(name), name, 128)
+    _word(fields.get("part", ""), "part", MAX_PART_BYTES)
     if "replaces" not in fields:
         raise StatementInvalid(
             f"change {known['kind']}/{known['name']}: expected replaces, found none"
@@ -461,8 +466,10 @@ def _optional(name: str, value: Json) -> Json:
         return _object(value, "value")
     if name in ("digest", "checksum"):
         return _digest(value, name)
-    bounds = {"version": MAX_VERSION_BYTES, "scope": MAX_SCOPE_BYTES, "reason": MAX_REASON_BYTES}
-    return _bounded(value, name, bounds.get(name, 128))
+    if name == "reason":
+        return _bounded(value, name, MAX_REASON_BYTES)
+    bounds = {"version": MAX_VERSION_BYTES, "scope": MAX_SCOPE_BYTES}
+    return _word(value, name, bounds.get(name, 128))
 
 
 def _unknown_fields(fields: Mapping[str, Json]) -> dict[str, Json]:
@@ -571,6 +578,17 @@ def _bounded(value: Json, what: str, max_bytes: int) -> str:
             f"{what}: expected text of at most {max_bytes} bytes, found {str(value)[:40]!r}"
         )
     return value
+
+
+def _word(value: Json, what: str, max_bytes: int) -> str:
+    """Text that can be part of a key, also in a change this version does not know.
+
+    Keys are joined by NUL, and a key has to fit into a node's database.
+    """
+    text = _bounded(value, what, max_bytes)
+    if any(character < " " or character == "\x7f" for character in text):
+        raise StatementInvalid(f"{what}: expected no control characters, found {text[:40]!r}")
+    return text
 
 
 def _matching(value: Json, what: str, pattern: Any) -> str:
