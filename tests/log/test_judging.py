@@ -214,6 +214,19 @@ def test_a_rolled_back_or_unsigned_policy_is_rejected(log: Log) -> None:
     assert rejected(log, skipped).code == "syntax_invalid"
 
 
+def test_a_root_that_drops_the_environment_is_rejected(log: Log) -> None:
+    metadata = authoring.new_root(
+        version=2,
+        expires=EXPIRES,
+        root_keys=[public("root")],
+        targets_keys=[public("targets")],
+        logs=[authoring.new_log("acme", "staging", public("log"))],
+    )
+    second = authoring.signed(metadata, [signer("root")])
+    verdict = rejected(log, log.trust([second], targets_of(2)))
+    assert (verdict.code, verdict.policy.root_version) == ("not_found", 1)
+
+
 def test_a_trust_entry_needs_the_logs_signature(log: Log) -> None:
     envelope = log.trust([], targets_of(version=2))
     stripped = Envelope(envelope.payload_type, envelope.payload)

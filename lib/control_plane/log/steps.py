@@ -27,6 +27,7 @@ from typing import NamedTuple
 from control_plane.errors import (
     Forked,
     InputInvalid,
+    NotFound,
     Refused,
     RolledBack,
     SignatureInvalid,
@@ -256,7 +257,8 @@ def _judge_under(policy: Policy) -> Callable[[_Entry], Accepted | Rejected]:
             raise
         except Rejection as rejection:
             return _rejected(entry, policy, rejection.code, rejection.reason)
-        except (InputInvalid, Refused, TrustError) as error:
+        except (InputInvalid, NotFound, Refused, TrustError) as error:
+            # NotFound: a root that no longer names this environment.
             return _rejected(entry, policy, error.code, str(error))
 
     return verdict
