@@ -94,6 +94,16 @@ VERBS = {
 } | GROUPS  # fmt: skip
 
 
+def test_every_measured_table_names_its_command() -> None:
+    measured = (ROOT / "README.md").read_text().split("## Measured")[1].split("\n## ")[0]
+    headers = re.findall(r"^(\|.*)\n\|-", measured, re.MULTILINE)
+    commands = [re.search(r"`python -m benchmarks ([a-z]+)`", header) for header in headers]
+    assert headers
+    for command in commands:
+        assert command is not None
+        assert (ROOT / "benchmarks" / f"{command[1]}.py").is_file()
+
+
 def test_every_verb_the_project_promises_has_help() -> None:
     listed = help_of([])
     assert {verb for verb in VERBS if not re.search(rf"^ +{verb} ", listed, re.MULTILINE)} == set()
