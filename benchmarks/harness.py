@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import platform
 import random
@@ -160,3 +161,16 @@ def fresh_process(program: str, arguments: list[str], bytecode: Path) -> tuple[f
         env=environment,
     )
     return (perf_counter_ns() - start) / 1e6, done.stdout
+
+
+def program(module: str, *arguments: str) -> dict[str, Any]:
+    """What a module of this folder, run as a process of its own, prints as one line of JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

@@ -1,0 +1,157 @@
+"""How the log, the store, the daemon and readers bear load, each limit beside what was measured.
+
+The sizes here are small enough for two minutes; ``--full`` has those the limits are for. A time
+that grows with the number of records is scaled to that number and says so: "at 20,000; scaled".
+How each is measured, and what the bare work beside it is, stands in the modules:
+`catching_up` (a new node takes a recorded log), `service_load` (store, daemon, apply, kills, long
+polls) and `reader_load` (evaluations beside commits, memory, durable commits).
+
+    python -m benchmarks.load [--full] [--only node,writer,reader,service] [--records N] …
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import reader_load, service_load
+from benchmarks.harness import circumstances, percentile, printed, program
+from benchmarks.recorded import RecordedLog, flag, platform
+
+HEAD = ("what", "measured", "limit", "bare", "note")
+FULL = {"records": 100_000, "large": 1_000_000, "manifests": 10_000, "flags": 100_000}
+SIZES = {"records": 20_000, "large": 100_000, "manifests": 2_000, "flags": 100_000}
+
+Row = tuple[str, ...]
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run the parts asked for and print one table."""
+    options = _options(arguments)
+    parts: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
+        "node": _node, "writer": _writer, "reader": _reader, "service": _service,
+    }  # fmt: skip
+    table: list[Row] = []
+    for name in options.only.split(","):
+        with tempfile.TemporaryDirectory(prefix="load-") as folder:
+            table += parts[name](options, Path(folder))
+    print(circumstances("benchmarks.load") + "".join(f" {word}" for word in arguments))
+    printed("Load", HEAD, table)
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
+    parser.add_argument("--full", action="store_true", help="the sizes the limits are for")
+    parser.add_argument("--only", default="node,writer,reader,service", help="parts, by comma")
+    for name in SIZES:
+        parser.add_argument(f"--{name}", type=int, metavar="N")
+    parser.add_argument("--polls", type=int, default=1_000, metavar="N")
+    options = parser.parse_args(arguments)
+    for name, size in (FULL if options.full else SIZES).items():
+        if getattr(options, name) is None:
+            setattr(options, name, size)
+    return options
+
+
+def _node(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """A new node takes everything."""
+    records = options.records
+    logs = {"sets of 100": (platform(records), 100), "one-change entries": (_flags(records), 1)}
+    limits = {"sets of 100": 15, "one-change entries": 30}
+    for name, (documents, a_set) in logs.items():
+        place = folder / name.replace(" ", "-")
+        place.mkdir()
+        log = RecordedLog(place)
+        log.publish(documents, a_set)
+        log.end()
+        taken = program("catching_up", "follow", str(place), str(place / "node"))
+        bare = program("catching_up", "bare", str(place), str(place / "bare"))
+        if taken["held"]:
+            raise RuntimeError(f"expected nothing held, found {taken['held']} entries")
+        scaled, note = _scaled(taken["seconds"], records, FULL["records"])
+        bare_scaled, _ = _scaled(bare["seconds"], records, FULL["records"])
+        yield (
+            f"new node, 100,000 records, {name}", _seconds(scaled), f"<= {limits[name]} s",
+            _seconds(bare_scaled), note,
+        )  # fmt: skip
+        yield (
+            "  most memory less the mapped file", f"{taken['peak_kib'] / 1024:.0f} MiB",
+            "<= 150 MiB", "", f"at {records:,}",
+        )  # fmt: skip
+
+
+def _flags(count: int) -> Iterator[dict[str, object]]:
+    return map(flag, range(count))
+
+
+def _writer(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """A durable commit of one record."""
+    found = reader_load.commits(folder, 1_000, options.large, 300)
+    small, large, bare = (statistics.median(found[name]) for name in ("small", "large", "bare"))
+    yield (
+        "durable commit of one record: 1,000 records", f"{small:.2f} ms", "",
+        f"{bare:.2f} ms", "bare: 2 synced 4 KiB writes",
+    )  # fmt: skip
+    yield (
+        f"  {options.large:,} records", f"{large:.2f} ms = {large / small:.2f}x", "<= 1.5x", "",
+        f"at {options.large:,}, not scaled",
+    )  # fmt: skip
+
+
+def _reader(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Evaluations beside commits, and a reader's own memory."""
+    reader_load.write_flags(folder / reader_load.ENVIRONMENT, options.flags)
+    for name, (quiet, busy) in reader_load.evaluations(folder, 8).items():
+        yield (
+            f"{name} at 10 commits/s, median", f"{busy:.0f} ns = {busy / quiet:.2f}x", "<= 1.15x",
+            f"{quiet:.0f} ns", "bare: no commits",
+        )  # fmt: skip
+    memory = reader_load.memory(folder)
+    yield (
+        f"private memory, 100 of {options.flags:,} flags", f"{memory['over'] / 1024:.1f} MiB",
+        "<= 2 MiB", f"{memory['before'] / 1024:.1f} MiB", "bare: after the imports",
+    )  # fmt: skip
+
+
+def _service(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Store, daemon and clients."""
+    found = service_load.measure(folder, options.manifests, 3, options.polls, 5)
+    scaled, note = _scaled(found.apply, options.manifests, FULL["manifests"])
+    bare, _ = _scaled(found.apply_bare, options.manifests, FULL["manifests"])
+    yield "apply of 10,000 manifests", _seconds(scaled), "<= 15 s", _seconds(bare), note
+    yield (
+        f"kill while they are applied, worst of {len(found.kills)}",
+        f"{1000 * max(found.kills):.0f} ms", "<= 1000 ms", "",
+        f"median {1000 * statistics.median(found.kills):.0f} ms",
+    )  # fmt: skip
+    node, note = _scaled(found.new_node, options.manifests, FULL["manifests"])
+    yield "new daemon on that store, to ready", _seconds(node), "", "", note
+    yield (
+        "daemon restart to first visible change", _seconds(max(found.restarts)), "<= 3 s",
+        "2.00 s", "worst of 3; bare: an old reader's call",
+    )  # fmt: skip
+    yield (
+        f"{options.polls:,} long polls, one core, p99",
+        f"{1000 * percentile(found.polls, 0.99):.0f} ms", "<= 150 ms",
+        f"{1000 * percentile(found.polls_bare, 0.99):.0f} ms",
+        f"median {1000 * statistics.median(found.polls):.0f} ms",
+    )  # fmt: skip
+
+
+def _scaled(seconds: float, size: int, full: int) -> tuple[float, str]:
+    if size == full:
+        return seconds, f"at {size:,}"
+    return seconds * full / size, f"at {size:,}; scaled"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
