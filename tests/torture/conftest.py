@@ -1,0 +1,185 @@
+"""Writers and readers as processes, small disks and read-only mounts, for the tables of faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+NOBODY = 65534
+
+Counts = dict[str, int]
+
+
+class Script:
+    """A script beside this file, as a process that answers on stdout and waits for stdin."""
+
+    def __init__(self, name: str, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / name), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def begin(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def counts(self) -> Counts:
+        """What it prints at its end; the process has ended by itself and well."""
+        said, _ = self.process.communicate()
+        assert self.process.returncode == 0, f"ended with {self.process.returncode}"
+        counts: Counts = json.loads(said.splitlines()[-1])
+        return counts
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class Race:
+    """One replica under a writer at full speed, and the processes that read it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "production"
+        self.published = root / "published"
+        self.started: list[Script] = []
+        self.servers: list[subprocess.Popen[bytes]] = []
+
+    def write(self, *, speed: float = 10, swap_seconds: float = 0) -> Script:
+        """Start the writer; its first commit is there when this returns."""
+        script = self.start("writing_process.py", self.folder, self.published, speed, swap_seconds)
+        assert script.line() == "ready"
+        return script
+
+    def read(
+        self, reads: int, *, root: Path | None = None, threads: int = 1, user: int = 0
+    ) -> Script:
+        """Start a reader; it has opened the replica and waits for `Script.begin`."""
+        script = self.start(
+            "reading_process.py", root or self.root, self.published, reads, threads, user
+        )
+        assert script.line() == "ready"
+        return script
+
+    def start(self, name: str, *arguments: object) -> Script:
+        self.started.append(Script(name, *arguments))
+        return self.started[-1]
+
+    def run(self, name: str, *arguments: object) -> list[Counts]:
+        """Run a script that imports `preloaded`; the counts it prints."""
+        done = subprocess.run(
+            [sys.executable, str(HERE / name), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            env=self._environment(),
+            timeout=100,
+            check=True,
+        )
+        counts: list[Counts] = json.loads(done.stdout.splitlines()[-1])
+        return counts
+
+    def serve(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a server that imports `preloaded`; it is killed with its children at the end."""
+        server = subprocess.Popen(
+            [sys.executable, *arguments], env=self._environment(), start_new_session=True
+        )
+        self.servers.append(server)
+        return server
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "TORTURE_ROOT": str(self.root),
+            "TORTURE_PUBLISHED": str(self.published),
+        }
+
+    def stop(self, writer: Script) -> Counts:
+        """End the writer; how much it wrote."""
+        writer.signal(signal.SIGTERM)
+        return writer.counts()
+
+    def close(self) -> None:
+        for script in self.started:
+            script.kill()
+        for server in self.servers:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+@pytest.fixture
+def race() -> Iterator[Race]:
+    # Not in pytest's folder: another user has to reach it, and hundreds of megabytes of old pages
+    # would be kept for three runs.
+    root = Path(tempfile.mkdtemp(prefix="torture"))
+    root.chmod(0o755)
+    race = Race(root)
+    yield race
+    race.close()
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def add() -> Callable[[Iterable[Counts]], Counts]:
+    """Add counts up."""
+
+    def summed_up(many: Iterable[Counts]) -> Counts:
+        summed: Counts = {}
+        for counts in many:
+            for name, value in counts.items():
+                summed[name] = summed.get(name, 0) + value
+        return summed
+
+    return summed_up
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount a file system: ``mount("-t", "tmpfs", …)``; skips where that is not permitted."""
+    mounted: list[Path] = []
+
+    def make(*arguments: Any) -> Path:
+        place = Path(tempfile.mkdtemp(prefix="mount"))
+        place.chmod(0o755)
+        done = subprocess.run(
+            ["mount", *map(str, arguments), str(place)], capture_output=True, check=False
+        )
+        if done.returncode:
+            place.rmdir()
+            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
+        mounted.append(place)
+        return place
+
+    yield make
+    for place in mounted:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        place.rmdir()
+
+
+@pytest.fixture
+def nobody() -> int:
+    """A user id that owns nothing."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    return NOBODY
