@@ -187,6 +187,15 @@ def test_a_merge_keeps_what_the_upper_layer_says(
     assert repr((low, high)) == before
 
 
+def test_a_tenant_has_the_defaults_its_base_had_replaced() -> None:
+    base = document(
+        schema={"default": {"a": {"x": 0}}}, values={"a": 5}, tenants={"t": {"a": {"b": 1}}}
+    )
+    records = compile_config(base, [], None)
+    assert same(view(records, "t"), {"a": {"x": 0, "b": 1}})
+    assert same(view(records, BASE_TENANT), {"a": 5})
+
+
 @given(
     schemas, layers, layers, st.lists(st.tuples(st.sampled_from("tu"), layers, layers), max_size=2)
 )

@@ -249,7 +249,8 @@ class _Namespace:
     def differences(self, tenant: str) -> dict[str, tuple[Any, str, bool]]:
         """The tenant's records, by walking its own keys only, however large the base is."""
         found: dict[str, tuple[Any, str, bool]] = {}
-        self._differ(self.keys, self.base, self._blocks[tenant], self._defaults.root, found)
+        blocks, schema = self._blocks[tenant], self._defaults.root
+        self._differ(self.keys, self.base, blocks, schema, _ABSENT, found)
         return found
 
     def _differ(
@@ -258,20 +259,24 @@ class _Namespace:
         base: Any,
         blocks: list[Any],
         schema: Any,
+        given: Any,
         found: dict[str, tuple[Any, str, bool]],
     ) -> None:
+        """``given`` is what the defaults of the mappings above have for this place."""
         if isinstance(base, dict) and all(map(_is_mapping, blocks)):
             mappings = [block for block in blocks if isinstance(block, dict)]
+            given = _over(self._defaults.own(schema), given)
             for key in dict.fromkeys([key for block in mappings for key in block]):
                 below = [block[key] for block in mappings if key in block]
                 inner = self._defaults.property(schema, key)
-                self._differ((*keys, key), base.get(key, _ABSENT), below, inner, found)
+                still = given.get(key, _ABSENT) if isinstance(given, dict) else _ABSENT
+                self._differ((*keys, key), base.get(key, _ABSENT), below, inner, still, found)
             return
         # Nothing of the base shows through here: what stands is the blocks' own, with defaults.
         node = blocks[0]
         for block in blocks[1:]:
             node = _over(node, block)
-        node = self._defaults.filled(schema, node)
+        node = self._defaults.filled(schema, _over(given, node))
         _replace(keys, base, node, _layer_of(blocks[-1]), found)
 
 
@@ -282,6 +287,8 @@ class _Defaults:
     # ends here instead of in an hour.
     MAX_ASKED = 20_000
     MAX_REFERENCES = 32
+    # Explicit values have fewer levels; a chain of references is only as long as this too.
+    MAX_LEVELS = 64
 
     def __init__(self, schema: Any) -> None:
         self.root = schema
@@ -290,9 +297,11 @@ class _Defaults:
     def filled(self, schema: Any, node: Any) -> Any:
         """The node with the defaults below it; ``_ABSENT`` stays so when there are none."""
         self._asked = 0
-        return self._filled(schema, node, frozenset())
+        return self._filled(schema, node, frozenset(), 0)
 
-    def _filled(self, schema: Any, node: Any, inside: frozenset[int]) -> Any:
+    def _filled(self, schema: Any, node: Any, inside: frozenset[int], level: int) -> Any:
+        if level > self.MAX_LEVELS:
+            raise _too_many(f"{self.MAX_LEVELS} levels of defaults")
         chain = self._chain(schema)
         if node is not _ABSENT:
             inside = frozenset()
@@ -301,8 +310,7 @@ class _Defaults:
             return _ABSENT
         else:
             self._count()
-        own = next((part["default"] for part in chain if "default" in part), _ABSENT)
-        whole = node if own is _ABSENT else _over(_node(own, DEFAULT_LAYER), node)
+        whole = _over(_own(chain), node)
         if whole is not _ABSENT and not _is_mapping(whole):
             return whole
         properties = _properties(chain)
@@ -310,12 +318,16 @@ class _Defaults:
             return whole
         tree = dict(whole) if isinstance(whole, dict) else {}
         for key, inner in properties.items():
-            value = self._filled(inner, tree.get(key, _ABSENT), inside | {id(schema)})
+            value = self._filled(inner, tree.get(key, _ABSENT), inside | {id(schema)}, level + 1)
             if value is not _ABSENT:
                 tree[key] = value
         if whole is _ABSENT and not all(name in tree for name in _required(chain)):
             return _ABSENT
         return tree or whole
+
+    def own(self, schema: Any) -> Any:
+        """The default that stands at a schema itself, ``_ABSENT`` when there is none."""
+        return _own(self._chain(schema))
 
     def property(self, schema: Any, key: str) -> Any:
         """The schema of one property, None when there is none."""
@@ -341,12 +353,22 @@ class _Defaults:
     def _count(self) -> None:
         self._asked += 1
         if self._asked > self.MAX_ASKED:
-            from control_plane.errors import ManifestInvalid
+            raise _too_many(f"{self.MAX_ASKED} defaults")
 
-            raise ManifestInvalid(
-                f"expected at most {self.MAX_ASKED} defaults, found more at metadata.schema",
-                ("metadata", "schema"),
-            )
+
+def _too_many(most: str) -> Exception:
+    from control_plane.errors import ManifestInvalid
+
+    return ManifestInvalid(
+        f"expected at most {most}, found more at metadata.schema", ("metadata", "schema")
+    )
+
+
+def _own(chain: list[dict[str, Any]]) -> Any:
+    for part in chain:
+        if "default" in part:
+            return _node(part["default"], DEFAULT_LAYER)
+    return _ABSENT
 
 
 def _properties(chain: list[dict[str, Any]]) -> dict[str, Any]:
