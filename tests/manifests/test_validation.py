@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,15 @@ def doubling(keyword: str, levels: int = 40) -> dict[str, Any]:
 
     steps = {f"a{i}": {keyword: twice({"$ref": f"#/$defs/a{i + 1}"})} for i in range(levels)}
     return {"$ref": "#/$defs/a0", "$defs": {**steps, f"a{levels}": {"default": 1}}}
+
+
+def chained(length: int, step: str = "$ref") -> dict[str, Any]:
+    """A schema whose definitions lead one to the next."""
+    defs: dict[str, Any] = {}
+    for index in range(length):
+        reference = {"$ref": f"#/$defs/d{index + 1}"}
+        defs[f"d{index}"] = reference if step == "$ref" else {"properties": {"x": reference}}
+    return {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{length}": {}}}
 
 
 WEIGHTS = {"variant": "on", "weight": 0}, {"variant": "off", "weight": 0}
@@ -137,6 +147,34 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "schema bomb": ("tool", {"inputs_schema": doubling("allOf")},
         "tool/crm_tool@1.2.0: expected at most 10000 subschemas for one value, found more"
         " at metadata.inputs_schema"),
+    "schema bomb in data": ("tool", {"inputs_schema": {
+        "$ref": "#/default/at",
+        "default": {
+            "at": {"properties": {"x": {"$ref": "#/default/$defs/a0"}}},
+            "$defs": json.loads(
+                json.dumps(doubling("allOf")["$defs"]).replace("#/", "#/default/")
+            )}}},
+        "tool/crm_tool@1.2.0: expected at most 10000 subschemas for one value, found more"
+        " at metadata.inputs_schema"),
+    "anchor": ("tool", {"inputs_schema": {"$ref": "#a", "$defs": {"a": {"$anchor": "a"}}}},
+        "tool/crm_tool@1.2.0: expected a $ref that is a path from the top (#/$defs/…), found"
+        ' "#a" at metadata.inputs_schema.$ref;'
+        " write the path in place of an anchor, and its characters as they are"),
+    "escaped $ref": ("tool", {"inputs_schema": {"$ref": "#/%24defs/a", "$defs": {"a": {}}}},
+        "tool/crm_tool@1.2.0: expected a $ref that is a path from the top (#/$defs/…), found"
+        ' "#/%24defs/a" at metadata.inputs_schema.$ref;'
+        " write the path in place of an anchor, and its characters as they are"),
+    "$id below": ("tool", {"inputs_schema": {"properties": {"a": {"$id": "urn:a"}}}},
+        'tool/crm_tool@1.2.0: expected $id at the top only, found "urn:a"'
+        " at metadata.inputs_schema.properties.a.$id"),
+    "long chain": ("tool", {"inputs_schema": chained(101)},
+        "tool/crm_tool@1.2.0: expected a shorter chain of $ref, found one too long to follow"
+        " at metadata.inputs_schema"),
+    "many subschemas": ("tool", {"inputs_schema": chained(10_000, "properties")},
+        "tool/crm_tool@1.2.0: expected at most 10000 subschemas, found more"
+        " at metadata.inputs_schema"),
+    "deep defaults": ("config", {"schema": chained(900, "properties")},
+        "config/database: expected at most 64 levels of defaults, found more at metadata.schema"),
     "defaults bomb": ("config", {"schema": doubling("properties")},
         "config/database: expected at most 20000 defaults, found more at metadata.schema"),
     "reserved key": ("config", {"values": {"url": "x", "pool": {"$sealed": "s"}}},
@@ -272,6 +310,23 @@ def test_a_recursive_schema_passes(manifest: Make) -> None:
     tree: dict[str, Any] = {"type": "object", "properties": {"below": {"items": {"$ref": "#"}}}}
     validate(manifest("tool", inputs_schema=tree))
     validate(manifest("config", schema=tree, values={"below": [{"below": []}]}))
+
+
+def test_a_schema_that_doubles_with_every_level_of_a_value_judges_shallow_ones(
+    manifest: Make,
+) -> None:
+    below = {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}
+    schema = {"properties": {"x": below}}
+    validate(manifest("config", schema=schema, values=deep(8)))
+    with pytest.raises(ManifestInvalid, match="expected at most 1000000 applications of the schem"):
+        validate(manifest("config", schema=schema, values=deep(40)))
+
+
+def test_branches_of_which_one_fits_judge_deep_values(manifest: Make) -> None:
+    word: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    branches = [{**word, "properties": {name: {"$ref": "#/$defs/e"}}} for name in "abcdx"]
+    schema = {"$ref": "#/$defs/e", "$defs": {"e": {"anyOf": [{"type": "integer"}, *branches]}}}
+    validate(manifest("config", schema=schema, values=deep(60), environments={}, tenants={}))
 
 
 def test_a_pattern_that_would_backtrack_is_judged_at_once(manifest: Make) -> None:

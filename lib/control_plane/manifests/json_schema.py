@@ -3,13 +3,16 @@
 One engine decides *and* explains (jsonschema-rs), so that no value passes one judge and fails the
 other. What an author's schema may not do:
 
-- reach outside itself: a ``$ref`` starts with ``#``; the engine's retriever is off besides.
+- reach outside itself: a ``$ref`` is a path from its top (``#``, ``#/$defs/x``), never an anchor or
+  an escaped spelling, and only the top has an ``$id``, so that what is counted below is what the
+  engine follows; its retriever is off besides.
 - name another dialect than 2020-12.
 - make a regular expression backtrack: patterns run on an automaton of bounded size, which has no
   look-around and no back-references.
-- multiply: what it applies to one place, references followed, is counted and bounded. A schema
-  whose branches each recurse into the same deeper place can still double with every level of the
-  *value*; values are at most 64 levels deep, and only an authorised author can publish either.
+- be without bound: it has at most 10,000 subschemas, references are followed at most 100 times on
+  end, and what it applies to one place is counted and bounded. Where branches each recurse into the
+  same deeper place, so that the work could double with every level of a *value*, the work is
+  counted for each value before the engine does it.
 
 A refusal is worded from the engine's first finding as *expected*, *found* and a *cure*.
 """
@@ -19,15 +22,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from control_plane.errors import ManifestInvalid, MissingExtra, SyntaxInvalid
 from control_plane.log.canonical import Json, canonical
+from control_plane.names import MAX_DEPTH
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_APPLIED = 10_000
 """How many subschemas one schema may apply to one place."""
+MAX_SUBSCHEMAS = 10_000
+"""How many subschemas one schema may have."""
+MAX_CHAIN = 100
+"""How many subschemas may lead one to the next for one place: the engine's stack is bounded."""
+MAX_JUDGEMENTS = 1_000_000
+"""How often a schema whose branches multiply may be applied to one value and all below it."""
 MAX_PATTERN_BYTES = 1 << 20
 """The size of a compiled regular expression."""
 
@@ -40,6 +50,7 @@ _BELOW = (
 )  # fmt: skip
 _BELOW_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _REFERENCES = ("$ref", "$dynamicRef")
+_ONE_OF_MANY = ("properties", "prefixItems")
 _MAX_FOUND_LENGTH = 60
 _MAX_FINDINGS = 200
 
@@ -59,13 +70,17 @@ class Finding:
 class CompiledSchema:
     """A schema ready to judge values; safe to share between threads."""
 
-    def __init__(self, schema: dict[str, Any]) -> None:
-        """Compile without judging the schema itself; see ``compile_schema`` for authors' own."""
+    def __init__(self, schema: dict[str, Any], *, multiplies: bool = False) -> None:
+        """Compile without judging the schema itself; see ``compile_schema`` for authors' own.
+
+        With ``multiplies`` a value is refused that would take too long to judge.
+        """
         try:
             import jsonschema_rs
         except ImportError as error:
             raise MissingExtra.of("jsonschema-rs", "publish") from error
         self._schema = schema
+        self._multiplies = multiplies
         self._error = jsonschema_rs.ValidationError
         self._validator = jsonschema_rs.Draft202012Validator(
             schema,
@@ -78,6 +93,13 @@ class CompiledSchema:
 
     def first_finding(self, value: Json) -> Finding | None:
         """The first reason the value is refused, None when it is valid."""
+        if self._multiplies and _takes_long(self._schema, value):
+            return Finding(
+                (),
+                f"at most {MAX_JUDGEMENTS} applications of the schema",
+                "more",
+                "its branches multiply with the depth of the value",
+            )
         try:
             self._validator.validate(value)
         except self._error as error:
@@ -127,18 +149,11 @@ def compile_schema(schema: Any, *, path: Path = ()) -> CompiledSchema:
         ManifestInvalid: with the place inside the schema after ``path``; the message is one line
             without the document's name, which the caller puts first.
     """
-    for place, reference in _references(schema):
-        if not (isinstance(reference, str) and reference.startswith("#")):
-            raise _refused(
-                "a $ref that stays inside the schema (#…)",
-                shown(reference),
-                (*path, *place),
-                "copy the schema under $defs",
-            )
+    parts = _parts(schema, path)
     _check_dialect(schema, path)
-    _check_applied(schema, path)
+    _check_applied(schema, parts, path)
     try:
-        return CompiledSchema(schema)
+        return CompiledSchema(schema, multiplies=_multiplies(schema, parts))
     except MissingExtra:
         raise
     except Exception as error:
@@ -210,19 +225,45 @@ def _children(schema: Mapping[str, Any], *, in_place: bool) -> Iterator[tuple[Pa
             yield from (((key, name), member) for name, member in members.items())
 
 
-def _references(schema: Any) -> Iterator[tuple[Path, Any]]:
+def _parts(schema: Any, path: Path) -> list[Mapping[str, Any]]:
+    """Every subschema that the top leads to, through keywords and references, each once."""
+    found: dict[int, Mapping[str, Any]] = {}
     pending: list[tuple[Path, Any]] = [((), schema)]
     while pending:
-        path, part = pending.pop()
-        if not isinstance(part, Mapping):
+        place, part = pending.pop()
+        if not isinstance(part, Mapping) or id(part) in found:
             continue
+        found[id(part)] = part
+        if len(found) > MAX_SUBSCHEMAS:
+            raise _refused(f"at most {MAX_SUBSCHEMAS} subschemas", "more", path)
+        if place and "$id" in part:
+            raise _refused("$id at the top only", shown(part["$id"]), (*path, *place, "$id"))
         for key in _REFERENCES:
             if key in part:
-                yield (*path, key), part[key]
+                _check_reference(part[key], (*path, *place, key))
+                pending.append(((*place, key), _resolve(schema, part[key])))
         for in_place in (True, False):
             pending.extend(
-                ((*path, *steps), child) for steps, child in _children(part, in_place=in_place)
+                ((*place, *steps), child) for steps, child in _children(part, in_place=in_place)
             )
+    return list(found.values())
+
+
+def _check_reference(reference: Any, place: Path) -> None:
+    if not (isinstance(reference, str) and reference.startswith("#")):
+        raise _refused(
+            "a $ref that stays inside the schema (#…)",
+            shown(reference),
+            place,
+            "copy the schema under $defs",
+        )
+    if reference != "#" and (not reference.startswith("#/") or "%" in reference):
+        raise _refused(
+            "a $ref that is a path from the top (#/$defs/…)",
+            shown(reference),
+            place,
+            "write the path in place of an anchor, and its characters as they are",
+        )
 
 
 def _check_dialect(schema: Any, path: Path) -> None:
@@ -233,39 +274,129 @@ def _check_dialect(schema: Any, path: Path) -> None:
         raise _refused(DIALECT, shown(schema["$schema"]), (*path, "$schema"))
 
 
-def _check_applied(schema: Any, path: Path) -> None:
+def _check_applied(schema: Any, parts: list[Mapping[str, Any]], path: Path) -> None:
     """Refuse a schema that comes back to itself in one place, or applies too much there."""
-    counted: dict[int, int] = {}
+    counted: dict[int, tuple[int, int]] = {}
     open_places: set[int] = set()
 
-    def applied(part: Any) -> int:
+    def applied(part: Any) -> tuple[int, int]:
+        """How many subschemas are applied to one place, and how many of them on end."""
         if not isinstance(part, Mapping):
-            return 1
+            return 1, 1
         if id(part) in counted:
             return counted[id(part)]
         if id(part) in open_places:
             raise _refused("a $ref that ends", "one that leads back to itself", path)
+        if len(open_places) > MAX_CHAIN:
+            raise _refused("a shorter chain of $ref", "one too long to follow", path)
         open_places.add(id(part))
-        total = 1 + sum(applied(child) for _, child in _children(part, in_place=True))
-        for key in _REFERENCES:
-            if key in part:
-                total += applied(_resolve(schema, part[key]))
+        inner = [applied(each) for each in _same_place(schema, part)]
         open_places.discard(id(part))
+        total = 1 + sum(count for count, _ in inner)
+        length = 1 + max((each for _, each in inner), default=0)
+        if length > MAX_CHAIN:
+            raise _refused("a shorter chain of $ref", "one too long to follow", path)
         if total > MAX_APPLIED:
             raise _refused(f"at most {MAX_APPLIED} subschemas for one value", "more", path)
-        counted[id(part)] = total
-        return total
+        counted[id(part)] = total, length
+        return total, length
 
-    pending = [schema]
-    try:
-        while pending:
-            part = pending.pop()
-            applied(part)
-            if isinstance(part, Mapping):
-                for in_place in (True, False):
-                    pending.extend(child for _, child in _children(part, in_place=in_place))
-    except RecursionError as error:
-        raise _refused("a shorter chain of $ref", "one too long to follow", path) from error
+    for part in parts:
+        applied(part)
+
+
+def _same_place(root: Any, part: Mapping[str, Any]) -> Iterator[Any]:
+    """What a subschema applies to the place it is applied to itself."""
+    for _, child in _children(part, in_place=True):
+        yield child
+    for key in _REFERENCES:
+        if key in part:
+            yield _resolve(root, part[key])
+
+
+def _multiplies(root: Any, parts: list[Mapping[str, Any]]) -> bool:
+    """Whether some chain of ever deeper places could have more than ``MAX_APPLIED`` applied.
+
+    Counted from the deepest place up, as if every branch that may lead into a place did: too many
+    rather than too few. In-place chains are bounded by now, so the recursion is.
+    """
+    below: dict[int, int] = {}
+    for _ in range(MAX_DEPTH):
+        here: dict[int, int] = {}
+        if max((_chained(root, part, here, below) for part in parts), default=0) > MAX_APPLIED:
+            return True
+        if here == below:
+            return False
+        below = here
+    return False
+
+
+def _chained(root: Any, part: Any, here: dict[int, int], below: dict[int, int]) -> int:
+    if not isinstance(part, Mapping):
+        return 1
+    if id(part) not in here:
+        total = 1 + sum(_chained(root, each, here, below) for each in _same_place(root, part))
+        for keyword, children in _deeper(part):
+            counts = [below.get(id(child), 1) for child in children]
+            # A place has one name or index: of these only one leads into it.
+            total += max(counts, default=0) if keyword in _ONE_OF_MANY else sum(counts)
+        here[id(part)] = total
+    return here[id(part)]
+
+
+def _deeper(part: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    for key in _BELOW:
+        if key in part:
+            yield key, [part[key]]
+    for key in ("properties", "patternProperties"):
+        if isinstance(part.get(key), Mapping):
+            yield key, list(part[key].values())
+    if isinstance(part.get("prefixItems"), list):
+        yield "prefixItems", part["prefixItems"]
+
+
+def _takes_long(root: Any, value: Json) -> bool:
+    """Whether a schema is applied too often to a value and all below, as far as can be told."""
+    count, pending = 0, [(root, value)]
+    while pending:
+        part, place = pending.pop()
+        if not isinstance(part, Mapping):
+            continue
+        here = ((each, place) for each in _same_place(root, part))
+        for each in chain(here, _applied_below(part, place)):
+            count += 1
+            if count > MAX_JUDGEMENTS:
+                return True
+            pending.append(each)
+    return False
+
+
+def _applied_below(part: Mapping[str, Any], value: Json) -> Iterator[tuple[Any, Any]]:
+    """What is applied to the members of a value; every pattern is taken to match."""
+    if isinstance(value, dict):
+        properties = part.get("properties", {})
+        patterns = part.get("patternProperties", {})
+        for key, inner in value.items():
+            if key in properties:
+                yield properties[key], inner
+            elif "additionalProperties" in part:
+                yield part["additionalProperties"], inner
+            for child in patterns.values():
+                yield child, inner
+            if "unevaluatedProperties" in part:
+                yield part["unevaluatedProperties"], inner
+            if "propertyNames" in part:
+                yield part["propertyNames"], key
+    elif isinstance(value, list):
+        first = part.get("prefixItems", [])
+        for index, inner in enumerate(value):
+            if index < len(first):
+                yield first[index], inner
+            elif "items" in part:
+                yield part["items"], inner
+            for keyword in ("contains", "unevaluatedItems"):
+                if keyword in part:
+                    yield part[keyword], inner
 
 
 def _resolve(root: Any, reference: str) -> Any:
