@@ -286,6 +286,16 @@ def test_the_largest_documents_pass(manifest: Make) -> None:
     validate(manifest("config", schema={}, values=deep(62)))
 
 
+def test_tenants_times_leaves_are_bounded_where_a_schema_judges_them(manifest: Make) -> None:
+    values = {"url": "x", **{str(i): 1 for i in range(4_999)}}
+    tenants = {f"t{i}": {"url": "y"} for i in range(4_000)}
+    with pytest.raises(ManifestInvalid, match="at most 20000000 leaves when every tenant is me"):
+        validate(manifest("config", values=values, tenants=tenants))
+    document = manifest("config", values=values, tenants=tenants)
+    del document["metadata"]["schema"]
+    validate(document)
+
+
 def test_a_base_that_only_its_environments_complete_passes(manifest: Make) -> None:
     document = manifest("config", values={}, tenants={})
     validate(document)

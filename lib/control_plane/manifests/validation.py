@@ -7,8 +7,9 @@ In this order, and the first refusal is the answer:
 2. metadata repeats no field of the envelope, and the document fits its kind's JSON Schema;
 3. the rules a schema cannot say, on what each environment will see:
    - flag: variants, weights and names of the flag itself and of each environment's merged result;
-   - config: every environment's and tenant's merged values fit the config's own schema; keys that
-     start with ``$`` and ``${`` in text are reserved;
+   - config: every environment's and tenant's merged values fit the config's own schema, and are
+     20 million leaves at most taken together; keys that start with ``$`` and ``${`` in text are
+     reserved;
    - agent: each tool is referred to once, by a specifier that parses;
    - tool: both schemas compile and refer to nothing outside themselves.
 
@@ -64,6 +65,10 @@ __all__ = [
     "validate_config",
     "validate_document",
 ]
+
+
+MAX_MERGED_LEAVES = 20_000_000
+"""How many leaves one config's schema judges: all environments' and tenants' merged values."""
 
 
 def validate(document: Json, *, what: str | None = None, environment: str | None = None) -> None:
@@ -286,7 +291,21 @@ def _check_config(document: dict[str, Any], what: str, environment: str | None) 
         return
     compiled = compile_schema(metadata["schema"], path=("metadata", "schema"))
     environments = _environments(document, environment) or [None]
+    _check_work(metadata, environments, what)
     _check_merged(document, [], environments, compiled, what)
+
+
+def _check_work(metadata: dict[str, Any], environments: list[str | None], what: str) -> None:
+    """Refuse what would take the store and every node minutes to judge."""
+    values, blocks = _leaves(metadata.get("values", {})), metadata.get("environments", {})
+    base = sum(values + _leaves(blocks.get(environment, {})) for environment in environments)
+    merged = base * (1 + len(metadata.get("tenants", {})))
+    if merged > MAX_MERGED_LEAVES:
+        raise ManifestInvalid(
+            f"{what}: expected at most {MAX_MERGED_LEAVES} leaves when every tenant is merged,"
+            f" found {merged}; give tenants manifests of their own, or leave out the schema",
+            ("metadata", "tenants"),
+        )
 
 
 def _check_merged(
@@ -335,15 +354,23 @@ def _check_leaves(metadata: dict[str, Any], what: str) -> None:
     for block in ("values", "environments", "tenants"):
         for path, value in _walk(metadata.get(block, {})):
             place = ("metadata", block, *path)
-            if isinstance(value, dict):
-                leaves += sum(
-                    1 for item in value.values() if not isinstance(item, dict) or not item
-                )
+            leaves += _own_leaves(value)
             if leaves > MAX_CONFIG_LEAVES:
                 raise ManifestInvalid(
                     f"{what}: expected at most {MAX_CONFIG_LEAVES} leaves, found more", place
                 )
             _check_reserved(value, place, what)
+
+
+def _leaves(tree: Any) -> int:
+    return sum(_own_leaves(value) for _, value in _walk(tree))
+
+
+def _own_leaves(value: Any) -> int:
+    """How many leaves stand in a mapping itself."""
+    if not isinstance(value, dict):
+        return 0
+    return sum(1 for item in value.values() if not isinstance(item, dict) or not item)
 
 
 def _check_reserved(value: dict[str, Any] | list[Any], place: Path, what: str) -> None:
