@@ -164,6 +164,16 @@ def test_an_epoch_never_falls_and_keeps_what_it_continues(forge: Any) -> None:
         adopt(held, [forge.root(3, logs=[moved])], forge.targets(), at_ms=0)
 
 
+def test_a_logs_key_stays_for_the_whole_epoch(forge: Any) -> None:
+    policy = forge.policy()
+    rekeyed = forge.root(2, logs=[forge.log(key="other")])
+    with pytest.raises(SyntaxInvalid, match="another key takes a new epoch"):
+        adopt(policy, [rekeyed], forge.targets(2), at_ms=0)
+    continues = {"epoch": 1, "size": 5, "root": "0" * 64, "generation": 1 << 20}
+    moved = forge.root(2, logs=[forge.log(key="other", epoch=2, continues=continues)])
+    assert adopt(policy, [moved], forge.targets(2), at_ms=0).log("production").epoch == 2
+
+
 def test_one_public_key_under_two_ids_across_root_and_targets_is_refused(forge: Any) -> None:
     other_id = "ab" * 32
 

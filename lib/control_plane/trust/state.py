@@ -9,8 +9,10 @@ makes the next one from the policy in force and what a trust entry brings. The r
  2. A root is signed by its own threshold of keys and by that of the root before it. The first root
     of a log has none before it and vouches for itself; whether it is the right one is decided by
     enrolment.
- 3. A root keeps what it names: an environment's epoch never falls, and within an epoch the origin
-    and what the epoch continues stay as they are.
+ 3. A root keeps what it names: an environment's epoch never falls, and within an epoch the origin,
+    the log's key and what the epoch continues stay as they are. A late node reads the epoch under
+    its first root and must find there the key that signs checkpoints today; another key takes a new
+    epoch.
  4. Targets metadata is signed by the threshold of the newest root, also when it is not new.
  5. The version of targets rises, or its bytes are those in force.
  6. One public key has one id in root and targets together, one id has one public key, and a log's
@@ -311,11 +313,17 @@ def _check_log_follows(before: LogIdentity, after: LogIdentity, version: int) ->
     what = f"root version {version}: log {before.environment}"
     if after.epoch < before.epoch:
         raise RolledBack(f"{what}: expected epoch {before.epoch} or later, found {after.epoch}")
-    same = (before.origin, before.continues) == (after.origin, after.continues)
-    if after.epoch == before.epoch and not same:
+    if after.epoch > before.epoch:
+        return
+    if (before.origin, before.continues) != (after.origin, after.continues):
         raise SyntaxInvalid(
             f"{what}: expected epoch {before.epoch} of origin {before.origin} as it was,"
             f" found origin {after.origin} or another 'continues'; a new epoch takes a new number"
+        )
+    if before.vkeys != after.vkeys:
+        raise SyntaxInvalid(
+            f"{what}: expected the key {before.vkeys[0]} for all of epoch {before.epoch}, found"
+            f" {after.vkeys[0]}; another key takes a new epoch"
         )
 
 
