@@ -27,6 +27,7 @@ from control_plane.replica.reader import LMDB_ENGINE, MAP_BYTES, MAX_DATABASES
 from control_plane.replica.transaction import DATABASES, GENERATION_KEY
 
 MAX_READERS = 4096
+LOCK_BYTES = 64 * (MAX_READERS + 2)  # what LMDB makes of it: a line a reader, two of its own
 
 
 class Folder:
@@ -101,6 +102,7 @@ def raise_revisions(header: HeaderWriter, touched: set[int]) -> None:
 
 
 def _open_environment(path: str, *, sync: bool) -> lmdb.Environment:
+    _reserve_lock(os.path.join(path, "lock.mdb"))
     environment = lmdb.open(
         path,
         map_size=MAP_BYTES,
@@ -115,6 +117,20 @@ def _open_environment(path: str, *, sync: bool) -> lmdb.Environment:
     os.chmod(os.path.join(path, "data.mdb"), 0o644)
     os.chmod(os.path.join(path, "lock.mdb"), 0o600)
     return environment
+
+
+def _reserve_lock(path: str) -> None:
+    """Give the lock file all its blocks before it is mapped.
+
+    LMDB leaves it a hole and writes it through a map, a line for each pin: on a disk that is full
+    by then the process would end by SIGBUS. Only the writer opens this file, and not yet: closing
+    it later would take LMDB's own locks away.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+b") as file:
+        status = os.fstat(descriptor)
+        if min(status.st_size, 512 * status.st_blocks) < LOCK_BYTES:
+            file.write(bytes(LOCK_BYTES))
 
 
 def _open_databases(environment: lmdb.Environment, *, new: bool) -> dict[str, lmdb._Database]:

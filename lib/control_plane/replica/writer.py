@@ -487,8 +487,14 @@ def _lock(path: str) -> int:
         raise ReplicaLocked(
             f"{path}: expected no other writer, found process {holder}; stop that one first"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    line = f"{os.getpid()}\n".encode()
+    try:
+        # Written over and then cut: on a full disk the last holder's block is there to be used.
+        os.pwrite(descriptor, line, 0)
+        os.ftruncate(descriptor, len(line))
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
