@@ -4,18 +4,20 @@ What this module decides, in this order; the first rule that fails is the answer
 
  1. the envelope is a DSSE envelope holding a change set in canonical bytes, within its bounds,
     for this log's origin;
- 2. every kind, action and field is known here. (A node would hold what it does not know until it
+ 2. it was not created in the future and does not end before it begins;
+ 3. every signature is by a key the policy knows, and verifies, and there is one. One bad signature
+    refuses the set even if the others would do, because the log keeps them all. Nobody without a
+    key makes the store read more than the envelope;
+ 4. every kind, action and field is known here. (A node would hold what it does not know until it
     is upgraded; the store refuses it, because no author can want that.) A change list too long
     for the statement must be at hand;
- 3. it was not created in the future and does not end before it begins;
- 4. every signature is by a key the policy knows, and verifies. One bad signature refuses the set
-    even if the others would do, because the log keeps them all;
  5. the signatures reach the threshold for every name. With at least one that counts the set may
     wait for more; all other rules are checked first, so that only signatures are missing;
  6. every blob named is at hand in this environment, with its digest;
  7. the log's own rules, steps 5 to 7, by the same function every node runs;
  8. every document is what its change says and obeys its kind's schema and limits, agents and
-    tools carry their author's signature, and a segment's shards hold the members they must.
+    tools carry their author's signature, a segment's shards hold the members they must, and the
+    documents of a configuration's namespace still fit the schema of its base together.
 
 Nothing here writes; readers and the time are arguments.
 """
@@ -26,9 +28,11 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 
+from control_plane.configs.layers import tenant_of
 from control_plane.errors import (
     ChecksumMismatch,
     Conflict,
@@ -40,7 +44,7 @@ from control_plane.errors import (
     ThresholdNotReached,
     TrustExpired,
 )
-from control_plane.log.canonical import Json, parse_canonical, sha256_hex
+from control_plane.log.canonical import Json, parse, parse_canonical, sha256_hex
 from control_plane.log.envelope import PAYLOAD_TYPE, Envelope
 from control_plane.log.fold import Head, Rejection, fold
 from control_plane.log.leaf import Leaf
@@ -53,7 +57,12 @@ from control_plane.log.statements import (
 )
 from control_plane.log.steps import Accepted, BlobMissing, Rejected, judge
 from control_plane.manifests.documents import content
-from control_plane.manifests.validation import signature_of, validate_blob
+from control_plane.manifests.validation import (
+    max_bytes,
+    signature_of,
+    validate_blob,
+    validate_config,
+)
 from control_plane.names import MAX_LEAF_BYTES, VERSIONED_KINDS
 from control_plane.replica.compile import check_shards
 from control_plane.trust.state import Policy
@@ -99,6 +108,8 @@ class Surroundings:
     sequenced_at: int
     policy: Policy
     heads: Callable[[tuple[Key, ...]], Mapping[Key, Head]]
+    tenants: Callable[[str], Mapping[Key, Head]]
+    """The heads of a configuration namespace's tenant manifests, ``database@…``."""
     blob: Callable[[str], bytes | None]
 
 
@@ -153,9 +164,9 @@ def admit(envelope: Envelope, statement: ChangeSet, around: Surroundings) -> Adm
     Raises:
         InputInvalid, Refused, TrustError: the rule that failed, as its class and message say.
     """
-    changes = _known_changes(statement, around)
     _check_times(statement, around)
     _check_signatures(envelope, around)
+    changes = _known_changes(statement, around)
     heads = around.heads(tuple(_keys_of(changes)))
     leaf = Leaf(around.sequenced_at, envelope)
     verdict = _verdict(leaf, heads, around)
@@ -208,6 +219,8 @@ def _check_times(statement: ChangeSet, around: Surroundings) -> None:
 
 
 def _check_signatures(envelope: Envelope, around: Surroundings) -> None:
+    if not envelope.signatures:
+        raise ThresholdNotReached("change set: expected a signature, found none", 1, 0)
     keys = around.policy.keys()
     signed = envelope.pae()
     for signature in envelope.signatures:
@@ -367,6 +380,42 @@ def _check_documents(
             _check_shard(change, blobs[change.digest], manifest)
     for name in sorted({change.name for change in changes if change.kind == "segment"}):
         _check_shards(name, changes, documents, heads, around)
+    for name in sorted({tenant_of(each.name)[0] for each in changes if each.kind == "config"}):
+        _check_namespace(name, changes, documents, around)
+
+
+def _check_namespace(
+    name: str, changes: tuple[Change, ...], documents: Mapping[Key, Json], around: Surroundings
+) -> None:
+    """What each node will merge fits the base's schema: else it would be held everywhere.
+
+    A tenant is judged with the base alone, since it changes nobody else's values; a new base is
+    judged with all its tenants.
+    """
+    key = Key("config", name)
+    gone = {change.key for change in changes if change.action == "delete"}
+    base = None if key in gone else documents.get(key)
+    if base is None and key not in gone:
+        base = _live_document(key, around.heads((key,)).get(key), around)
+    if not isinstance(base, dict) or "schema" not in _metadata(base):
+        return
+    tenants = {each: found for each, found in documents.items() if each.name.startswith(f"{name}@")}
+    if key in documents:
+        for each, head in around.tenants(name).items():
+            if each not in gone and each not in tenants:
+                tenants[each] = _live_document(each, head, around)
+    own: Any = [tenants[each] for each in sorted(tenants) if tenants[each] is not None]
+    validate_config(base, own, around.environment)
+
+
+def _live_document(key: Key, head: Head | None, around: Surroundings) -> Json:
+    data = around.blob(head.digest) if head is not None and head.live else None
+    return None if data is None else parse(data, what=str(key))
+
+
+def _metadata(document: Mapping[str, Json]) -> Mapping[str, Json]:
+    metadata = document.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _check_shards(
@@ -394,8 +443,7 @@ def _check_shards(
 
 
 def _shard_count(manifest: Json) -> int:
-    metadata = manifest.get("metadata") if isinstance(manifest, dict) else None
-    bits = metadata.get("shards") if isinstance(metadata, dict) else None
+    bits = _metadata(manifest).get("shards") if isinstance(manifest, dict) else None
     return 1 << bits if isinstance(bits, int) else 0
 
 
@@ -428,7 +476,7 @@ def _check_shard(change: Change, data: bytes, manifest: Json) -> None:
     index = int(str(change.shard), 16)
     if index >= 1 << bits:
         raise ManifestInvalid(f"{what}: expected a shard below {1 << bits:04x}, found {index:04x}")
-    members = parse_canonical(data, what=what)
+    members = parse_canonical(data, what=what, max_bytes=max_bytes(change.kind))
     if not isinstance(members, list) or not all(isinstance(each, str) for each in members):
         raise ManifestInvalid(f"{what}: expected a list of member strings, found another document")
     if len(members) > MAX_SHARD_MEMBERS:

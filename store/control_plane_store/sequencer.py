@@ -25,6 +25,7 @@ import heapq
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,8 @@ BATCH_SECONDS = 0.05
 MAX_WAITING_JOBS = 4_096
 MAX_WAITING_BYTES = 256 << 20
 MAX_PENDING_SETS = 1_000
+MAX_PENDING_A_KEY = 100
+"""So that one key holder cannot take the others' places."""
 RETRY_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
@@ -446,8 +449,9 @@ class Sequencer:
                 _keep_waiting(transaction, log, found, around.sequenced_at)
                 return Pending(identity, found.threshold, found.found)
             return Rehearsal(identity, None, found.threshold, found.found)
+        # A leaf past its bound is refused here, before anything is written.
+        found.leaf.encode()
         if dry_run:
-            found.leaf.encode()
             return Rehearsal(identity, found.accepted.generation)
         if waiting is not None:
             transaction.drop_pending(log, identity)
@@ -467,6 +471,10 @@ class Sequencer:
             sequenced_at=max(self._now_ms(), log.sequenced_at),
             policy=position.policy,
             heads=heads,
+            tenants=lambda namespace: {
+                row.key: row.head
+                for row in transaction.heads_from(log, f"config\0{namespace}@".encode())
+            },
             blob=lambda digest: _blob(transaction, log.environment, digest),
         )
 
@@ -595,8 +603,24 @@ def _keep_waiting(transaction: Transaction, log: Log, found: Waiting, now_ms: in
             f"{log.environment}: expected at most {MAX_PENDING_SETS} change sets waiting for"
             " signatures, found as many"
         )
+    if not known:
+        _check_places(found.envelope, transaction.pending(log))
     row = PendingRow(statement, found.envelope.encode(), found.threshold, found.found, now_ms)
     transaction.keep_pending(log, row, not_after=found.not_after)
+
+
+def _check_places(envelope: Envelope, waiting: Sequence[PendingRow]) -> None:
+    if len(waiting) < MAX_PENDING_A_KEY:
+        return
+    signers = Counter(
+        each.key_id for row in waiting for each in Envelope.decode(row.envelope).signatures
+    )
+    for signature in envelope.signatures:
+        if signers[signature.key_id] >= MAX_PENDING_A_KEY:
+            raise Refused(
+                f"key {signature.key_id[:16]}: expected at most {MAX_PENDING_A_KEY} change sets"
+                " waiting with its signature, found as many"
+            )
 
 
 def _policy(snapshot: Snapshot, log: Log) -> Policy | None:

@@ -262,7 +262,9 @@ class Snapshot:
                 found[key_of(row.key)] = _head_row(row)
         return found
 
-    def heads_from(self, log: Log, prefix: bytes, after: bytes, limit: int) -> list[HeadRow]:
+    def heads_from(
+        self, log: Log, prefix: bytes, after: bytes = b"", limit: int | None = None
+    ) -> list[HeadRow]:
         """Heads whose key starts with ``prefix`` and sorts behind ``after``, bytewise order."""
         query = (
             select(HEADS.c.key, HEADS.c.head, HEADS.c.change)

@@ -7,9 +7,12 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+import control_plane_store.sequencer as sequencer_module
 from control_plane.log.canonical import canonical, sha256_hex
 from control_plane.log.envelope import Envelope
-from control_plane.log.statements import Change, ChangeSet, change_set
+from control_plane.log.statements import Change, ChangesBlob, ChangeSet, change_set
 
 
 def config(pool: int = 5) -> bytes:
@@ -327,3 +330,79 @@ async def test_another_number_of_shards_takes_all_of_them(served: Any) -> None:
     away = [replace(gone, shard=f"{index:04x}", replaces=3) for index in range(4)]
     back = kit.envelope(kit.put(inline, 3), *away)
     assert (await served.submit(back)).status == 201
+
+
+def document(name: str, **metadata: Any) -> bytes:
+    return canonical({"kind": "config", "name": name, "metadata": metadata})
+
+
+async def test_a_namespaces_documents_fit_their_base_together(served: Any) -> None:
+    kit = served.installation
+
+    async def send(*blobs: bytes, replaces: int | None = None) -> Any:
+        for data in blobs:
+            await served.put_blob(data, "staging")
+        changes = [kit.put(data, replaces) for data in blobs]
+        return await served.submit(kit.envelope(*changes, environment="staging"), "staging")
+
+    whole = {"properties": {"size": {"type": "integer"}}}
+    assert (await send(document("db", schema=whole))).status == 201
+    refused = await send(document("db@acme", values={"size": "big"}))
+    assert (refused.status, refused.body["code"]) == (400, "manifest_invalid")
+    assert "for tenant acme" in refused.body["message"]
+    assert (await send(document("db@acme", values={"size": 5}))).status == 201
+    assert (await send(document("dbx@acme", values={"size": "big"}))).status == 201
+    small = {"properties": {"size": {"maximum": 4}}}
+    before = await served.standing("staging")
+    refused = await send(document("db", schema=small), replaces=2)
+    assert (refused.status, refused.body["code"]) == (400, "manifest_invalid")
+    assert await served.standing("staging") == before
+    away = Change(action="delete", kind="config", name="db@acme", replaces=3)
+    both = kit.envelope(kit.put(document("db", schema=small), 2), away, environment="staging")
+    assert (await served.submit(both, "staging")).status == 201
+
+
+async def test_a_shard_is_no_larger_than_nodes_take(served: Any) -> None:
+    kit = served.installation
+    manifest = canonical({"kind": "segment", "name": "s", "metadata": {"shards": 0}})
+    members = canonical(sorted(f"{number:03}" + "x" * 2_000 for number in range(600)))
+    shard = Change(
+        action="put", kind="segment", name="s", replaces=None, shard="0000",
+        digest=sha256_hex(members),
+    )  # fmt: skip
+    for data in (manifest, members):
+        await served.put_blob(data)
+    refused = await served.submit(kit.envelope(kit.put(manifest), shard))
+    assert (refused.status, refused.body["code"]) == (400, "syntax_invalid")
+
+
+async def test_without_a_known_keys_signature_no_change_list_is_read(served: Any) -> None:
+    kit = served.installation
+    listed = b"no change at all\n" * 65
+    statement = ChangeSet(
+        origin="test/production/1", created_at=served.clock(), not_after=served.clock() + 1,
+        reason="", verb="apply", changes_blob=ChangesBlob(sha256_hex(listed), 65),
+    )  # fmt: skip
+    await served.put_blob(listed)
+    envelope = statement.envelope()
+    codes = [
+        (await served.submit(each)).body["code"]
+        for each in (envelope, kit.stranger.sign(envelope), kit.oncall.sign(envelope))
+    ]
+    assert codes == ["threshold_not_reached", "signature_invalid", "statement_invalid"]
+
+
+async def test_one_key_cannot_take_all_places_of_waiting_sets(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequencer_module, "MAX_PENDING_A_KEY", 3)
+    kit = served.installation
+    sets = [document(f"c{number}") for number in range(4)]
+    for data in sets:
+        await served.put_blob(data)
+    taken = [await served.submit(kit.envelope(kit.put(data))) for data in sets]
+    assert [answer.status for answer in taken] == [202, 202, 202, 403]
+    again = await served.submit(kit.envelope(kit.put(sets[0])))
+    assert again.status == 202
+    other = await served.submit(kit.envelope(kit.put(sets[3]), by=(kit.bob,)))
+    assert other.status == 202
