@@ -224,6 +224,20 @@ def test_without_a_replica_a_default_is_given_and_said_once(
             config.get("database.url")
 
 
+def test_a_warning_without_a_replica_is_one_bounded_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    forged = tmp_path / "a\nWARNING root: all is well\x1b[2J"
+    with caplog.at_level(logging.WARNING, logger="control_plane"):
+        for root in (forged, tmp_path / ("d" * 9_999)):
+            with ConfigManager(replica=str(root), environment="production") as config:
+                assert config.get("database.url", "x") == "x"
+    lines = [record.getMessage() for record in caplog.records]
+    assert "a\\nWARNING root: all is well\\x1b[2J" in lines[0]
+    assert len(lines) == 2
+    assert all(line.isprintable() and len(line) < 1_100 for line in lines)
+
+
 def test_several_environments_and_none_named_is_an_error_even_with_a_default(
     stocked: Any, without_variables: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,34 @@ def test_a_callback_that_raises_is_logged_and_disturbs_nobody(
     assert [record.exc_info[0] for record in caplog.records] == [RuntimeError] * 2
 
 
+def test_log_lines_of_watches_are_printable_and_bounded(
+    stocked: Any,
+    heard: Heard,
+    damage: Callable[[bytes], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(change: Change) -> None:
+        raise RuntimeError("boom")
+
+    config = stocked.client().config
+    names = ["a\nWARNING root: all is well", "b\x1b[2J" * 1_000]
+    for name in names:
+        config.watch(f"database.{name}", broken)
+    config.watch("database.url", heard)
+    with caplog.at_level(logging.WARNING, logger="control_plane"):
+        stocked.config("database", {**dict.fromkeys(names, 1), "url": "u1"})
+        heard.next()
+        damage(names[0].encode())
+        stocked.config("database", {**dict.fromkeys(names, 1), "url": "u2"})
+        heard.next()
+    lines = [record.getMessage() for record in caplog.records]
+    assert [name for name in ("the callback raised", "a look failed") if name in str(lines)] == [
+        "the callback raised",
+        "a look failed",
+    ]
+    assert all(line.isprintable() and len(line) < 1_100 for line in lines)
+
+
 def test_what_a_callback_changes_is_its_own(stocked: Any, heard: Heard) -> None:
     def spoiling(change: Change) -> None:
         heard(Change("", *map(copy.deepcopy, (change.old, change.new)), 0, None, None))

@@ -277,8 +277,11 @@ class ConfigManager:
             self._warned = True
             import logging
 
+            from control_plane.shown import shown
+
             log = logging.getLogger("control_plane")
-            log.warning("configuration has no replica and gives defaults: %s", self._source.error)
+            error = shown(self._source.error)
+            log.warning("configuration has no replica and gives defaults: %s", error)
         if default is not ABSENT:
             return default
         if replica is None:

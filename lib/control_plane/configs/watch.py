@@ -31,6 +31,7 @@ from control_plane.configs.merged import ABSENT, merged_value
 from control_plane.copies import fresh
 from control_plane.errors import ControlPlaneError
 from control_plane.replica.header import CONFIG_REVISION
+from control_plane.shown import MAX_SHOWN_NAME, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Change:
 
     def __repr__(self) -> str:
         # Values stay out: they may be private, and representations end in logs.
-        return f"<Change of {self.key} in {self.environment} at generation {self.generation}>"
+        key = shown(self.key, MAX_SHOWN_NAME)
+        return f"<Change of {key} in {self.environment} at generation {self.generation}>"
 
 
 class Watch:
@@ -256,7 +258,7 @@ class Watcher:
         group.revision = None
         if group.failed != str(error):
             group.failed = str(error)
-            _log.warning("watching configuration goes on, a look failed: %s", error)
+            _log.warning("watching configuration goes on, a look failed: %s", shown(error))
 
 
 class Signal:

@@ -34,6 +34,7 @@ from control_plane.feature_flags.evaluation import (
 from control_plane.feature_flags.packed import unpack
 from control_plane.replica.format import DELETED, FLAG, HEADER_BYTES, decode_record, record_key
 from control_plane.replica.reader import OPEN
+from control_plane.shown import MAX_SHOWN_NAME, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 MAX_ABSENT = 4096
 FEW = 32
 MAX_LOGGED = 10_000
-MAX_SHOWN_NAME = 200
-MAX_SHOWN_REASON = 1000
 
 
 class Library:
@@ -126,8 +125,8 @@ class Library:
 
         getLogger("control_plane.feature_flags").warning(
             "flag/%s: %s; the caller's default is served",
-            printable(name),
-            printable(reason[:MAX_SHOWN_REASON]),
+            shown(name),
+            shown(reason),
         )
 
 
@@ -253,11 +252,6 @@ class Table:
             return last
         code = PROVIDER_NOT_READY if isinstance(error, ReplicaUnavailable) else GENERAL
         return self._library.fault(name, code, str(error))
-
-
-def printable(text: str) -> str:
-    """The text with what could forge a line or steer a terminal as Python's escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def unavailable(reason: Callable[[], object]) -> Read:
