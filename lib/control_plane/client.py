@@ -42,7 +42,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
-    from typing import Any, Self, TypeVar
+    from typing import Any, Protocol, Self, TypeVar
 
     from control_plane.configs.settings import ConfigManager, PinnedConfig
     from control_plane.feature_flags.evaluation import Evaluation
@@ -53,6 +53,13 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     Context = Mapping[str, Any]
+
+    class Manager(Protocol):
+        """What reads through a client, as the client sees it."""
+
+        def refresh(self) -> None: ...
+        def close(self) -> None: ...
+
 
 FRESH_SECONDS = 60.0
 """A replica whose newest checkpoint, or whose daemon's heartbeat, is older counts as stale."""
@@ -222,7 +229,7 @@ class ControlPlaneClient(_Shortcuts):
                 error = self.source.error
                 self.source.close()
                 raise error
-        self._managers: set[ref[FeatureFlagManager]] = set()
+        self._managers: set[ref[Manager]] = set()
         self._flags = FeatureFlagManager(self)
         self._config: ConfigManager | None = None
         self._registry: RegistryManager | None = None
@@ -255,7 +262,7 @@ class ControlPlaneClient(_Shortcuts):
             self._registry = RegistryManager(self)
         return self._registry
 
-    def adopt(self, manager: FeatureFlagManager) -> None:
+    def adopt(self, manager: Manager) -> None:
         """Let ``wait_for`` and ``close`` reach a manager of this client, as long as it is in use.
 
         A manager that is made with a client calls this itself.
@@ -312,11 +319,10 @@ class ControlPlaneClient(_Shortcuts):
         """
         self._wait(generation, timeout_seconds)
         # A class's revision word moves after the generation: do not let a call slip in between.
-        for manager in (*self._adopted(), self._config, self._registry):
-            if manager is not None:
-                manager.refresh()
+        for manager in self._adopted():
+            manager.refresh()
 
-    def _adopted(self) -> list[FeatureFlagManager]:
+    def _adopted(self) -> list[Manager]:
         # A copy: a manager may be collected meanwhile.
         found = [reference() for reference in self._managers.copy()]
         return [manager for manager in found if manager is not None]
@@ -345,13 +351,12 @@ class ControlPlaneClient(_Shortcuts):
 
     def close(self) -> None:
         """Stop watches and let go of the replica; flags give defaults then. May be called again."""
-        for manager in (self._config, self._registry):
-            if manager is not None:
-                manager.close()
-        # The source first: a manager made meanwhile finds nothing to read.
+        for manager in self._adopted():
+            manager.close()
         self.source.close()
-        for flags in self._adopted():
-            flags.close()
+        # Again: those another thread made meanwhile; from here on there is nothing to read.
+        for manager in self._adopted():
+            manager.close()
 
     def __enter__(self) -> Self:
         return self

@@ -72,6 +72,7 @@ class ConfigManager:
     """
 
     __slots__ = (
+        "__weakref__",
         "_environment",
         "_others",
         "_owns_source",
@@ -103,6 +104,7 @@ class ConfigManager:
         self._replica_root = replica if client is None else client.replica
         if client is not None:
             self._read_from(client.source, client.environment, owns=False)
+            client.adopt(self)
         else:
             self._read_from(*replica_source(replica, environment), owns=True)
 
@@ -187,7 +189,7 @@ class ConfigManager:
         if self._watcher is None:
             from control_plane.configs.watch import Watcher
 
-            self._watcher = Watcher()
+            self._watcher = Watcher(self)
         tenant = _checked_tenant(tenant_id)
         return self._watcher.add(self._source, _checked_path(prefix), prefix, tenant, callback)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from control_plane.configs.settings import ConfigManager
     from control_plane.defaults import ChosenSource
     from control_plane.replica.reader import View
 
@@ -140,7 +141,9 @@ class Watched:
 class Watcher:
     """The watches of one manager, in one or more environments, and the thread that serves them."""
 
-    def __init__(self) -> None:
+    def __init__(self, manager: ConfigManager) -> None:
+        # Its client closes a manager that is in use, and one that watches is.
+        self._manager = manager
         self._groups: dict[int, Watched] = {}
         self._kept: list[ChosenSource] = []
         self._lock = threading.Lock()

@@ -159,7 +159,15 @@ class RegistryManager(_Registry):
             choose one as `control_plane.defaults` says.
     """
 
-    __slots__ = ("_owns_source", "_previous", "_revision", "_source", "_table", "_words")
+    __slots__ = (
+        "__weakref__",
+        "_owns_source",
+        "_previous",
+        "_revision",
+        "_source",
+        "_table",
+        "_words",
+    )
 
     def __init__(
         self,
@@ -177,6 +185,8 @@ class RegistryManager(_Registry):
         self._previous: dict[tuple[str, str, str | None], Loaded] = {}
         # No word of a header is negative: the first call always looks.
         self._revision = -1
+        if client is not None:
+            client.adopt(self)
 
     def close(self) -> None:
         """Let go of the replica, unless it is a client's."""
