@@ -27,12 +27,47 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
 
-    from control_plane.replica.reader import Replica
+    from control_plane.replica.reader import Replica, View
 
 SYSTEM_ROOT = "/var/lib/control-plane/replica"
 USER_ROOT = "~/.local/share/control-plane/replica"
 
 _OVERRIDE = "CONTROL_PLANE__"
+
+
+class TrustedReplica:
+    """A replica of which nothing is read that a development writer committed.
+
+    The mark is looked at after each copy, and for a view after its snapshot has begun: a writer
+    marks the replica before its first commit to it, so what was read from one without the mark is
+    no development writer's.
+    """
+
+    __slots__ = ("_replica", "words")
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.words = replica.words
+
+    def read(self, *keys: bytes) -> tuple[int, list[bytes | None]]:
+        """As `Replica.read`; raises ``ReplicaUnavailable`` for a marked replica, too."""
+        found = self._replica.read(*keys)
+        self._check()
+        return found
+
+    def view(self) -> View:
+        """As `Replica.view`; raises ``ReplicaUnavailable`` for a marked replica, too."""
+        view = self._replica.view()
+        try:
+            self._check()
+        except ReplicaUnavailable:
+            view.close()
+            raise
+        return view
+
+    def _check(self) -> None:
+        if _is_development(self.words):
+            raise ReplicaUnavailable(_untrusted(self._replica.directory))
 
 
 class ChosenSource(ReplicaSource):
@@ -57,23 +92,22 @@ class ChosenSource(ReplicaSource):
         self.environment = environment
         self._choose()
 
-    def open(self) -> Replica | None:
-        """As `ReplicaSource.open`; also None while the choice is open or the replica untrusted."""
+    def open(self) -> Replica | TrustedReplica | None:  # type: ignore[override]  # reads alike
+        """As `ReplicaSource.open`; also None while the choice is open or the replica untrusted.
+
+        Where trust is required the replica goes on refusing what a development writer commits.
+        """
         if not self._choose():
             return None
         replica = super().open()
         if replica is None or not self.requires_trusted:
             return replica
-        if replica.words[8 * STATE] & DEVELOPMENT:
+        if _is_development(replica.words):
             self.words = empty_words()
-            self.error = TrustError(
-                f"{self.folder}: expected a replica that follows a trusted log, found one marked "
-                "development; follow a store with control-plane daemon --store, or do not "
-                "require a trusted one"
-            )
+            self.error = TrustError(_untrusted(self.folder))
             return None
         self.words = replica.words
-        return replica
+        return TrustedReplica(replica)
 
     def _choose(self) -> bool:
         """Whether the environment is decided; looks at the root at most once a second."""
@@ -96,6 +130,18 @@ class ChosenSource(ReplicaSource):
             "or set CONTROL_PLANE_REPLICA"
         )
         return False
+
+
+def _is_development(words: memoryview) -> bool:
+    """Whether the header's writer, or the one that is about to write, is a development one."""
+    return bool(words[8 * STATE] & DEVELOPMENT)
+
+
+def _untrusted(place: str) -> str:
+    return (
+        f"{place}: expected a replica that follows a trusted log, found one marked development; "
+        "follow a store with control-plane daemon --store, or do not require a trusted one"
+    )
 
 
 def replica_root(replica: str | PathLike[str] | None = None) -> str:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from control_plane.client import ControlPlaneClient
     from control_plane.configs.watch import Change, Watch, Watcher
-    from control_plane.defaults import ChosenSource
+    from control_plane.defaults import ChosenSource, TrustedReplica
     from control_plane.replica.reader import Replica, View
 
     Key = str | tuple[str, ...]
@@ -258,6 +258,11 @@ class ConfigManager:
             return Kept(self._overridden(path, ABSENT))
         try:
             value = self._overridden(path, _read(replica, path, tenant))
+        except ReplicaUnavailable:
+            if self._source.open() is not None:
+                raise
+            # Refused or closed while it was read: as if it had been so before.
+            return Kept(self._overridden(path, ABSENT))
         except (ReplicaBusy, ReplicaInvalid) as error:
             value = self._previous.get((tenant_id, key), ABSENT)
             if value is ABSENT:
@@ -403,7 +408,7 @@ def _converted(value: Any, text: str, where: tuple[str, ...]) -> Any:
         ) from None
 
 
-def _read(replica: Replica, path: str, tenant: str) -> object:
+def _read(replica: Replica | TrustedReplica, path: str, tenant: str) -> object:
     """A leaf by one short read; a tree by one view, so that it is of one generation."""
     keys = leaf_keys(path, tenant)
     value = leaf_value(keys, replica.read(*keys)[1])

@@ -17,16 +17,10 @@ A closed manager, or one whose client was closed, gives defaults; so do its hand
 from __future__ import annotations
 
 from control_plane.defaults import replica_source
-from control_plane.errors import ControlPlaneError, ReplicaUnavailable, ViewExpired
+from control_plane.errors import ControlPlaneError, ViewExpired
 from control_plane.feature_flags.evaluator import FlagEvaluator
 from control_plane.feature_flags.table import Library, Table, unavailable
-from control_plane.replica.header import (
-    DEVELOPMENT,
-    FLAGS_REVISION,
-    STATE,
-    TOMBSTONE,
-    empty_words,
-)
+from control_plane.replica.header import FLAGS_REVISION, TOMBSTONE, empty_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +29,8 @@ if TYPE_CHECKING:
 
     from _typeshed import StrPath
 
-    from control_plane.defaults import ChosenSource
+    from control_plane.defaults import ChosenSource, TrustedReplica
     from control_plane.feature_flags.evaluator import Context
-    from control_plane.feature_flags.segments import Read
     from control_plane.replica.reader import Replica, View
 
     class Client(Protocol):
@@ -48,7 +41,6 @@ if TYPE_CHECKING:
         def adopt(self, manager: FeatureFlagManager) -> None: ...
 
 
-_STATE = 8 * STATE
 _TOMBSTONE = 8 * TOMBSTONE
 
 
@@ -135,26 +127,8 @@ class FeatureFlagManager(FlagEvaluator):
     ) -> None:
         self.close()
 
-    def _opened(self) -> Replica | None:
+    def _opened(self) -> Replica | TrustedReplica | None:
         return None if self._closed else self._source.open()
-
-    def _reader(self, replica: Replica) -> Read:
-        """What a table of this replica reads with."""
-        if not self._source.requires_trusted:
-            return replica.read
-
-        def read(*keys: bytes) -> tuple[int, list[bytes | None]]:
-            found = replica.read(*keys)
-            # After the copy: a writer marks the replica before its first commit to it, so what was
-            # read from one without the mark is no development writer's.
-            if replica.words[_STATE] & DEVELOPMENT:
-                raise ReplicaUnavailable(
-                    f"{replica.directory}: expected a replica that follows a trusted log, found "
-                    "one marked development"
-                )
-            return found
-
-        return read
 
     def _absent(self) -> Table:
         read = unavailable(lambda: self._source.error)
@@ -175,7 +149,7 @@ class FeatureFlagManager(FlagEvaluator):
             # Swapped away, and the new replica cannot be opened yet: what is loaded still holds.
             return table
         # One assignment: a thread finds the old table with its revision or the new with its.
-        self._table = table = Table(self._library, self._reader(replica), word, seen, settled)
+        self._table = table = Table(self._library, replica.read, word, seen, settled)
         if self._closed:
             # By another thread, after this one had opened the replica.
             self._table = table = self._absent()
