@@ -195,7 +195,9 @@ class Follower:
         # (4) cosigned within 60 s: noted here, told by `state_bits`, blocks nothing
         self._conditions.note_cosignature(checked.checkpoint.cosigned_at)
         self._conditions.refused = False
-        self._caught_up = not (followed.more or batch.leaves)
+        # Whether more follow is what the signed size says, not the answer.
+        more = checked.position.size < checked.checkpoint.checkpoint.size
+        self._caught_up = not (more or batch.leaves)
         self._demand.shelf.put(followed.blobs)
         self._landmarks.remember(batch.checkpoint)
         return Verified(
@@ -204,7 +206,7 @@ class Follower:
             batch.leaves,
             checked.leaves,
             checked.checkpoint,
-            followed.more,
+            more,
         )
 
     def refuse(self, followed: Followed, error: Exception) -> None:

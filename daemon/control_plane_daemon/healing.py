@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from itertools import islice
 from typing import Final
 
 from control_plane.log.canonical import sha256_hex
@@ -36,12 +35,18 @@ class Healing:
         self._environment = environment
         self._commits = commits
         self._entries = entries
+        self._turn = 0
 
     def missing(self) -> tuple[str, ...]:
-        """Digests that held entries lack, some of them when there are many."""
+        """Digests that held entries lack; when there are many, the next ones each time."""
         entries = self._entries.held.entries.values()
-        digests = dict.fromkeys(d for entry in entries for d in entry.missing.values())
-        return tuple(islice(digests, ASKED_AT_ONCE))
+        digests = list(dict.fromkeys(d for entry in entries for d in entry.missing.values()))
+        if len(digests) <= ASKED_AT_ONCE:
+            return tuple(digests)
+        # Those that never come must not keep the others from being asked for.
+        start = self._turn % len(digests)
+        self._turn = start + ASKED_AT_ONCE
+        return tuple([*digests[start:], *digests[:start]][:ASKED_AT_ONCE])
 
     def heal(self, found: Mapping[str, bytes]) -> int:
         """Try what these blobs were missing for, or everything when there are none.

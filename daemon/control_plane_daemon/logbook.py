@@ -6,7 +6,8 @@ Three things stand there beside each other, written in the transaction that move
   that covers it;
 - the *policy*: root and targets metadata in force at the position, verified when they were adopted;
 - the *evidence*: the checkpoint of a refused batch and ours, for a person to look at. Bytes nobody
-  signed never displace the proof of a fork or of a rollback that was found before.
+  signed never displace the proof of a fork or of a rollback that was found before, and two roots
+  the log signed for one size are never displaced: they prove the fork to anybody, by themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Final
 import msgpack
 
 from control_plane.errors import Forked, ReplicaCorrupt, RolledBack, SyntaxInvalid
+from control_plane.log.checkpoint import Checkpoint
 from control_plane.log.merkle import Frontier
+from control_plane.log.note import Note
 from control_plane.log.steps import Position
 from control_plane.replica.plan import Table
 from control_plane.trust.state import Policy, restore
@@ -86,13 +89,25 @@ def keep_evidence(
     log: Table, ours: Position, theirs: bytes, error: Exception, *, seen_at_ms: int
 ) -> bool:
     """Store the checkpoint of a refused batch beside ours; False where a better proof stands."""
-    before = log.get(EVIDENCE)
+    # These two come only after the signature was found good.
     proves = isinstance(error, (Forked, RolledBack))
-    if before is not None and not (proves and msgpack.unpackb(before)["theirs"] != theirs):
-        return False
+    stored = log.get(EVIDENCE)
+    if stored is not None:
+        before = msgpack.unpackb(stored)
+        if not proves or before["proof"] or before["theirs"] == theirs:
+            return False
     evidence = {
         "ours": ours.checkpoint, "theirs": theirs, "size": ours.size, "reason": str(error),
-        "seen_at": seen_at_ms,
+        "seen_at": seen_at_ms, "proof": proves and _contradict(ours.checkpoint, theirs),
     }  # fmt: skip
     log.put(EVIDENCE, msgpack.packb(evidence))
     return True
+
+
+def _contradict(ours: bytes, theirs: bytes) -> bool:
+    """Whether two notes, whose signatures were verified, name two roots for one size."""
+    try:
+        one, other = (Checkpoint.parse_text(Note.parse(note).text) for note in (ours, theirs))
+    except SyntaxInvalid:
+        return False
+    return one.size == other.size and one.root != other.root

@@ -118,6 +118,20 @@ def test_an_older_held_entry_never_overwrites_a_newer_head(log: Any, node: Any, 
     assert default(node, OTHER) == "on"
 
 
+def test_blobs_that_never_come_do_not_keep_others_from_being_asked_for(
+    log: Any, node: Any, flag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_daemon.healing.ASKED_AT_ONCE", 2)
+    lost = [log.change(flag(f"f{number}", default="on")) for number in range(5)]
+    for change in lost:
+        log.submit(change)
+        lose(log, change)
+    node.follow()
+    asked = [node.follower.held_missing() for _ in range(3)]
+    assert all(len(digests) == 2 for digests in asked)
+    assert {digest for digests in asked for digest in digests} == {each.digest for each in lost}
+
+
 def test_held_entries_are_tried_again_at_a_start(
     log: Any, make_node: Any, flag: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,20 @@ def test_the_evidence_of_a_fork_is_not_displaced_by_unsigned_bytes(
     assert evidence["theirs"] == log.checkpoint(1)
 
 
+def test_two_roots_signed_for_one_size_are_never_displaced(
+    log: Any, following: Any, clock: Any
+) -> None:
+    followed = log.followed(2)
+    other = Checkpoint(log.origin, 2, b"\1" * 32)
+    note = log.log.sign_checkpoint(other, clock.ms // 1000)
+    fork = replace(followed, batch=replace(followed.batch, checkpoint=note))
+    assert refused(following, fork, Forked)["theirs"] == note
+    old = replace(followed, batch=replace(followed.batch, checkpoint=log.checkpoint(1)))
+    assert refused(following, old, RolledBack)["theirs"] == note
+    gap = replace(followed, batch=replace(followed.batch, first=1))
+    assert refused(following, gap, Forked)["theirs"] == note
+
+
 # 4
 
 
