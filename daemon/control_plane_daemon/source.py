@@ -3,7 +3,8 @@
 What this module decides:
 
 - Nothing that arrives is believed. An answer is parsed within fixed bounds (8 MiB and a margin for
-  a long poll, 32 MiB for a blob); anything out of form is the same as no answer.
+  a long poll, 32 MiB for a blob); anything out of form is the same as no answer. Bodies are never
+  decompressed, so that the bounds are those of memory.
 - A blob with other bytes than its digest promises is a failed fetch, not data. It is fetched again
   until the caller's patience ends, and then it is *missing*; what that means is the caller's rule.
 - A store that cannot be connected to is `StoreUnreachable` at once: it says nothing about a blob.
@@ -117,7 +118,11 @@ class StoreSource:
             if path
             else aiohttp.TCPConnector(limit=CONCURRENT_FETCHES + 2)
         )
-        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers={**self._headers, "Accept-Encoding": "identity"},
+            auto_decompress=False,
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

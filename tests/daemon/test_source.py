@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -82,6 +83,14 @@ async def test_an_answer_larger_than_its_bound_is_cut_off(served: Any, source: S
     served.follow = lambda request: web.Response(body=b"\0" * (10 << 20))
     with pytest.raises(StoreUnreachable, match="expected at most"):
         await source.follow(1, 0, 0)
+
+
+async def test_a_compressed_answer_is_not_unpacked(served: Any, source: StoreSource) -> None:
+    packed = gzip.compress(bytes(8 << 20))
+    encoded = {"Content-Encoding": "gzip"}
+    served.blob = lambda request: web.Response(body=packed, headers=encoded)
+    fetched = await source.fetch(1, [sha256_hex(packed)], 0.3)
+    assert fetched.found == {sha256_hex(packed): packed}
 
 
 async def test_a_redirect_is_not_followed(served: Any, source: StoreSource) -> None:
