@@ -90,7 +90,8 @@ def usages() -> set[tuple[str, str]]:
 GROUPS = {"flag", "keys", "log", "schema", "segment", "store", "token"}
 VERBS = {
     "apply", "approve", "daemon", "delete", "demo", "eval", "get", "history", "init", "kill",
-    "list", "pending", "pull", "revert", "sign", "status", "submit", "unkill", "up", "verify",
+    "list", "pending", "promote", "pull", "revert", "sign", "status", "submit", "unkill", "up",
+    "verify",
 } | GROUPS  # fmt: skip
 
 

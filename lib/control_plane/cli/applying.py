@@ -87,12 +87,12 @@ def apply(
             for sentence in taken_over(found, environment, documents, comparison).values():
                 raise Refused(sentence)
         if out is not None:
-            _write(out, author, proposal, comparison, as_json)
+            write_signed(out, author, proposal, comparison, as_json)
             return
         submissions = author.submit(
             proposal, comparison, atomic=atomic, dry_run=dry_run, progress=moved
         )
-    _report(environment, comparison, submissions, dry_run, as_json)
+    report(environment, comparison, submissions, dry_run, as_json)
 
 
 def propose(
@@ -161,9 +161,10 @@ def _reference(key: Key) -> str:
     return f"{key.kind}/{key.name}{version}"
 
 
-def _write(
+def write_signed(
     out: str, author: Publisher, proposal: Proposal, comparison: Comparison, as_json: bool
 ) -> None:
+    """Sign what would change and write it to a file instead of submitting it."""
     from control_plane.cli.approving import write_change
 
     change = author.sign(proposal, comparison)
@@ -177,13 +178,14 @@ def _write(
         )
 
 
-def _report(
+def report(
     environment: str,
     comparison: Comparison,
     submissions: Sequence[Submission],
     dry_run: bool,
     as_json: bool,
 ) -> None:
+    """Say what changed, what stood already, and the generations it became."""
     if as_json:
         print_json(
             {

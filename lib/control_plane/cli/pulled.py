@@ -54,13 +54,14 @@ def switched(
     heads: Iterable[StoredHead],
     pulled: Callable[[Key], int | None],
     holder: Callable[[tuple[str, ...]], str],
+    cure: str = "run 'control-plane pull', or pass --take-over",
 ) -> dict[Key, str]:
     """The records among ``heads`` that were changed past the files, with a sentence for each.
 
     ``pulled`` gives the generation that pull recorded for a key; ``holder`` names key ids.
     """
     return {
-        head.key: _sentence(environment, head, holder)
+        head.key: f"{_sentence(environment, head, holder)}; {cure}"
         for head in heads
         if head.verb not in FILE_VERBS and pulled(head.key) != head.generation
     }
@@ -72,7 +73,7 @@ def _sentence(environment: str, head: StoredHead, holder: Callable[[tuple[str, .
     return (
         f"{key.kind} {key.name}{version} ({environment}): expected last change by apply, found"
         f" '{head.verb.replace('-', ' ')}' by {holder(head.key_ids)} at generation"
-        f" {head.generation}; run 'control-plane pull', or pass --take-over"
+        f" {head.generation}"
     )
 
 

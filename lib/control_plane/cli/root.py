@@ -26,6 +26,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Change": {
         "apply": ("applying:apply", "Publish documents to an environment."),
+        "promote": ("promoting:promote", "Carry documents from one environment to another."),
         "delete": ("changing:delete", "Delete a document from an environment."),
         "revert": ("changing:revert", "Put an environment back to an earlier generation."),
         "flag": ("flags:flag", "Switch a flag on or off, or roll it out."),
