@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from control_plane.cli.children import Child
+from control_plane.publish.keyfiles import create_trust
+from control_plane.publish.publisher import Publisher
+
 HERE = Path(__file__).parent
 NOBODY = 65534
 
@@ -41,6 +45,13 @@ class Script:
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
+
+    def ask(self, line: str) -> str:
+        """Say a line; the line it answers."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.line()
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -141,6 +152,20 @@ def race() -> Iterator[Race]:
 
 
 @pytest.fixture
+def start_script() -> Iterator[Callable[..., Script]]:
+    """Start scripts of this folder; they are killed at the end."""
+    started: list[Script] = []
+
+    def start(name: str, *arguments: object) -> Script:
+        started.append(Script(name, *arguments))
+        return started[-1]
+
+    yield start
+    for script in started:
+        script.kill()
+
+
+@pytest.fixture
 def add() -> Callable[[Iterable[Counts]], Counts]:
     """Add counts up."""
 
@@ -183,3 +208,81 @@ def nobody() -> int:
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
     return NOBODY
+
+
+class Installation:
+    """A store process with its files, a daemon that can be started again, and an author."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder = folder
+        self.root = root
+        self.url = f"unix:{folder / 's'}"
+        create_trust(folder, installation="a", environments=["production"])
+        self._store("init", "--trust", folder / "trust", "--enrolment", folder / "trust.json",
+                    "--tokens", folder / "tokens")  # fmt: skip
+        self.store = Child("store", [*map(str, self.store_arguments("--listen", self.url))])
+        self.store.line("store ready at ")
+        token = (folder / "tokens" / "submit.token").read_text().strip()
+        self.publisher = Publisher(self.url, str(folder / "keys" / "author.pem"), token=token)
+        self.daemon: Child | None = None
+        self.errors = folder / "errors"
+
+    def store_arguments(self, *more: object, verb: str = "") -> list[object]:
+        place = ["--database", self.folder / "store.sqlite3", "--keys", self.folder / "keys"]
+        return ["-m", "control_plane", "store", *([verb] if verb else []), *place, *more]
+
+    def _store(self, verb: str, *more: object) -> None:
+        arguments = self.store_arguments(*more, verb=verb)
+        subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True)
+
+    def daemon_arguments(self) -> list[str]:
+        return [
+            "-m", "control_plane", "daemon", "--store", self.url, "-e", "production",
+            "--trust", str(self.folder / "trust.json"), "--replica", str(self.root),
+            "--token-file", str(self.folder / "tokens" / "follow.token"),
+        ]  # fmt: skip
+
+    def start_daemon(self, *, ready: bool = True) -> Child:
+        with self.errors.open("ab") as stderr:
+            self.daemon = Child("daemon", self.daemon_arguments(), stderr=stderr)
+        if ready:
+            self.daemon.line("daemon ready: ")
+        return self.daemon
+
+    def publish(self, number: int, padding: int = 0) -> int:
+        """Publish ``number`` as every flag's value in one change set; its generation."""
+        change = self.publisher.change("production", "a test")
+        variants = {"n": number, "no": 0}
+        for name in ("first", "second", "third", "fourth"):
+            change.put({
+                "kind": "flag", "name": name,
+                "metadata": {"variants": variants, "default": "n", "disabled": "no"},
+            })  # fmt: skip
+        if padding:
+            values = {f"k{part}": os.urandom(500).hex() for part in range(padding)}
+            change.put({"kind": "config", "name": "padding", "metadata": {"values": values}})
+        generation = self.publisher.submit(change)[-1].generation
+        assert generation is not None
+        return generation
+
+    def close(self) -> None:
+        self.publisher.close()
+        if self.daemon is not None:
+            self.daemon.stop()
+        self.store.stop()
+
+
+@pytest.fixture
+def install() -> Iterator[Callable[[Path], Installation]]:
+    """Make an installation whose daemon writes to a root."""
+    made: list[Installation] = []
+    folder = Path(tempfile.mkdtemp(prefix="i"))
+
+    def make(root: Path) -> Installation:
+        made.append(Installation(folder, root))
+        return made[-1]
+
+    yield make
+    for installation in made:
+        installation.close()
+    shutil.rmtree(folder)

@@ -167,6 +167,7 @@ class ReplicaWriter:
 
         Raises:
             ReplicaUnwritable: the disk refused; the last commit stands.
+            ReplicaCorrupt: somebody took the files away; `rebuild`.
             RuntimeError: the calling thread is in a write already.
         """
         if self._writing_thread == get_ident():
@@ -175,6 +176,8 @@ class ReplicaWriter:
             self._writing_thread = get_ident()
             try:
                 folder = self._target
+                if folder is self._live:
+                    folder.check_place()
                 if folder.pins is not None:
                     self._settle()
                     folder.pins.advance()
@@ -223,10 +226,10 @@ class ReplicaWriter:
         with self._busy, _translated(self.folder):
             self._next = self._new_folder()
             if self._live is not None:
-                path = self._live.path
-                self._live.close()
+                # Kept as it is mapped: readers have this one, whatever became of its name.
+                self._old_header = self._live.header
+                self._live.close_database()
                 self._live = None
-                self._old_header = HeaderWriter(os.path.join(path, "header"))
 
     def swap(self) -> None:
         """Put the folder that was built in the place of the current one; readers follow at once.
@@ -253,11 +256,11 @@ class ReplicaWriter:
             self._live, self._next = new, None
             self._quiet_until = 0.0  # nobody has read the new folder yet
             # A crash here leaves an old folder without tombstone: `_sweep` writes it at the start.
-            if self._old_header is not None:
-                self._old_header.close()
-                self._old_header = None
+            header, self._old_header = self._old_header, None
             if old is not None:
-                self._condemn(old)
+                self._condemn(old, header)
+            elif header is not None:
+                _send_on(header)
 
     def close(self) -> None:
         """End the writer; the replica stays readable, a folder not swapped in is dropped."""
@@ -308,6 +311,8 @@ class ReplicaWriter:
             folder.pins = self._new_pins(folder)
             if boot_id == 0 or folder.header[BOOT_ID] == boot_id:
                 self._quiet_until = self._monotonic() + SETTLE_SECONDS
+            # After the pins: the time it takes is part of the wait, not added to it.
+            folder.check_records()
             folder.header[BOOT_ID] = boot_id
             # The last writer may have died anywhere in `publish`: nothing tells which classes
             # readers have not heard of, so all of them look again.
@@ -323,7 +328,8 @@ class ReplicaWriter:
 
     def _new_folder(self) -> Folder:
         numbers = _numbers(self._formats)
-        path = self._path(1 + max(numbers, default=0))
+        # Also above the number that the link names: its folder may have been taken away.
+        path = self._path(1 + max(*numbers, _current_number(self._formats) or 0, 0))
         os.mkdir(path)
         try:
             os.chmod(path, 0o755)
@@ -415,14 +421,10 @@ class ReplicaWriter:
             elif number != current:
                 self._condemn(number)
 
-    def _condemn(self, number: int) -> None:
+    def _condemn(self, number: int, header: HeaderWriter | None = None) -> None:
         """Send the folder's readers to `current`, and delete it after the grace period."""
         with suppress(ReplicaInvalid, ReplicaUnavailable):
-            header = HeaderWriter(self._path(number, "header"))
-            # The tombstone first: a hot path that sees a revision move must find it.
-            header[TOMBSTONE] = 1
-            raise_revisions(header, set(CLASS_REVISIONS))
-            header.close()
+            _send_on(header or HeaderWriter(self._path(number, "header")))
         self._condemned.append((self._monotonic() + self._grace_seconds, self._path(number)))
 
     def _remove_condemned(self) -> None:
@@ -443,6 +445,14 @@ class ReplicaWriter:
 
     def _path(self, number: int, *names: str) -> str:
         return os.path.join(self._formats, str(number), *names)
+
+
+def _send_on(header: HeaderWriter) -> None:
+    """Send the readers of a header to `current`; the header is closed."""
+    # The tombstone first: a hot path that sees a revision move must find it.
+    header[TOMBSTONE] = 1
+    raise_revisions(header, set(CLASS_REVISIONS))
+    header.close()
 
 
 def read_boot_id() -> int:
