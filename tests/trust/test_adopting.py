@@ -174,6 +174,15 @@ def test_a_logs_key_stays_for_the_whole_epoch(forge: Any) -> None:
     assert adopt(policy, [moved], forge.targets(2), at_ms=0).log("production").epoch == 2
 
 
+def test_a_log_dropped_by_one_root_does_not_come_back_as_another(forge: Any) -> None:
+    policy, without = forge.policy(), forge.root(2, logs=[forge.log("staging")])
+    back = forge.root(3)
+    assert adopt(policy, [without, back], forge.targets(2), at_ms=0).root_version == 3
+    other = forge.root(3, logs=[forge.log(key="other")])
+    with pytest.raises(SyntaxInvalid, match="another key takes a new epoch"):
+        adopt(policy, [without, other], forge.targets(2), at_ms=0)
+
+
 def test_one_public_key_under_two_ids_across_root_and_targets_is_refused(forge: Any) -> None:
     other_id = "ab" * 32
 

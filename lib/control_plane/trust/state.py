@@ -282,17 +282,22 @@ def restore(root: bytes, targets: bytes) -> Policy:
 
 def _newest_root(in_force: RootFile | None, roots: Sequence[bytes]) -> RootFile:
     newest = in_force
+    # Also of roots before the last: a log cannot be dropped and named anew as another.
+    logs = {} if in_force is None else dict(in_force.logs)
     for data in roots:
         offered = read_root(data)
-        _check_root_follows(newest, offered)
+        _check_root_follows(newest, logs, offered)
         _check_root_signed(newest, offered)
+        logs |= offered.logs
         newest = offered
     if newest is None:
         raise SyntaxInvalid("trust entry: expected a root to begin with, found none")
     return newest
 
 
-def _check_root_follows(before: RootFile | None, offered: RootFile) -> None:
+def _check_root_follows(
+    before: RootFile | None, logs: Mapping[str, LogIdentity], offered: RootFile
+) -> None:
     """Rules 1 and 3."""
     if before is None:
         return
@@ -303,7 +308,7 @@ def _check_root_follows(before: RootFile | None, offered: RootFile) -> None:
         raise SyntaxInvalid(
             f"root: expected version {expected}, found {offered.version}; give each version between"
         )
-    for environment, log in before.logs.items():
+    for environment, log in logs.items():
         after = offered.logs.get(environment)
         if after is not None:
             _check_log_follows(log, after, offered.version)
