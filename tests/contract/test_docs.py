@@ -89,7 +89,7 @@ def usages() -> set[tuple[str, str]]:
 
 GROUPS = {"flag", "keys", "log", "schema", "segment", "store", "token"}
 VERBS = {
-    "apply", "approve", "daemon", "delete", "demo", "eval", "get", "history", "init", "kill",
+    "apply", "approve", "daemon", "delete", "demo", "diff", "eval", "get", "history", "init", "kill",
     "list", "pending", "promote", "pull", "revert", "sign", "status", "submit", "unkill", "up",
     "verify",
 } | GROUPS  # fmt: skip

@@ -41,6 +41,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Look": {
         "get": ("looking:get", "Print one document."),
         "list": ("looking:list_documents", "List what an environment holds."),
+        "diff": ("comparing:diff", "Show how files or environments differ from an environment."),
         "history": ("looking:history", "Show who changed what, and why."),
         "eval": ("evaluating:evaluate", "Evaluate a flag as an application on this node would."),
         "status": ("evaluating:status", "Show the replicas of this node and the store."),
