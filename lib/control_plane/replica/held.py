@@ -74,8 +74,8 @@ class HeldEntry:
                 {Key(*parts[:3]): parts[3] for parts in fields["missing"]},
                 tuple(fields["kept"]), fields["root"], fields["targets"],
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
-            raise ReplicaCorrupt(f"held entry: expected its fields, found {error}") from error
+        except (ValueError, LookupError, TypeError, msgpack.UnpackException) as error:
+            raise ReplicaCorrupt(f"held entry: expected its fields, found {error!r}") from error
 
 
 def held_key(generation: int) -> bytes:
