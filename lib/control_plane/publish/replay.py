@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Protocol
 
 from control_plane.errors import Forked, FormatUnsupported, NotFound, StoreUnreachable
 from control_plane.log.checkpoint import SignedCheckpoint, open_checkpoint
@@ -27,12 +27,21 @@ from control_plane.log.steps import (
     check_batch,
     judge,
 )
-from control_plane.publish.client import StoreClient
 from control_plane.trust.enrolment import Enrolment
 from control_plane.trust.state import Policy, adopt
 
 Progress = Callable[[int, int], None]
 MAX_STALLS: Final = 3
+
+
+class Source(Protocol):
+    """Where entries and blobs come from: a store, or its files; nothing it says is believed."""
+
+    def follow(self, environment: str, *, epoch: int, size: int) -> dict[str, Any]:
+        """Entries from index ``size`` on with a checkpoint and, for a part, a proof."""
+
+    def blob(self, environment: str, digest: str, epoch: int | None = None) -> bytes:
+        """The bytes whose SHA-256 is ``digest``."""
 
 
 @dataclass(slots=True)
@@ -81,7 +90,7 @@ class History:
 
 
 def replay(
-    store: StoreClient,
+    store: Source,
     environment: str,
     enrolment: Enrolment,
     *,
@@ -97,7 +106,7 @@ def replay(
 
 
 class _Replay:
-    def __init__(self, store: StoreClient, environment: str, enrolment: Enrolment) -> None:
+    def __init__(self, store: Source, environment: str, enrolment: Enrolment) -> None:
         self._store = store
         self._environment = environment
         self._enrolment = enrolment
