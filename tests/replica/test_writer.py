@@ -343,6 +343,14 @@ def test_a_lost_link_is_mended_with_revisions_that_no_reader_has_seen(
     assert min(revisions(folder)) > max(before)
 
 
+def test_the_mark_of_a_development_writer_stays_until_its_successor_vouches(folder, open_writer):
+    open_writer(development=True).close()
+    writer = open_writer()
+    assert words_of(folder)[8 * header.STATE] == header.DEVELOPMENT
+    writer.set_state(0)
+    assert words_of(folder)[8 * header.STATE] == 0
+
+
 def test_state_and_development_are_published(folder, open_writer):
     writer = open_writer(development=True)
     writer.set_state(header.STALE)

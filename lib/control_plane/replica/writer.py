@@ -318,8 +318,10 @@ class ReplicaWriter:
             # readers have not heard of, so all of them look again.
             folder.owed.update(CLASS_REVISIONS)
             folder.publish(folder.read_generation(), folder.header[COMMIT_TIME_NS])
-            state = folder.header[STATE] & ~DEVELOPMENT
-            folder.header[STATE] = state | (DEVELOPMENT if self._development else 0)
+            # What a development writer left is marked so until the owner of this one knows what it
+            # is, and says so with `set_state`.
+            if self._development:
+                folder.header[STATE] |= DEVELOPMENT
             folder.header[HEARTBEAT_NS] = self._wall_ns()
         except BaseException:
             folder.close()
