@@ -36,6 +36,11 @@ class Reading:
         self.client = client
         self.published = published
         self.counts = dict.fromkeys(COUNTED, 0)
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End every `go` soon."""
+        self._stopped = True
 
     @classmethod
     def open(cls, root: str, published: str) -> Reading:
@@ -59,7 +64,7 @@ class Reading:
         view, until = self.client.pinned(), 0.0
         end = self.reads + reads
         try:
-            while self.reads < end:
+            while self.reads < end and not self._stopped:
                 snapshot = self.read_snapshot(snapshot)
                 self.evaluate(values)
                 if not self.read_view(view) or time.monotonic() > until:

@@ -1,12 +1,13 @@
 """A process that reads: ROOT PUBLISHED READS THREADS USER; prints its counts, one line of JSON.
 
-It opens the replica, says so, and begins when a line comes on stdin.
+It opens the replica, says so, and begins when a line comes on stdin. SIGTERM ends it early.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 
@@ -20,6 +21,7 @@ def main(root: str, published: str, reads: int, threads: int, user: int) -> None
     reading.read_snapshot(0)
     print("ready", flush=True)
     sys.stdin.readline()
+    signal.signal(signal.SIGTERM, lambda number, frame: reading.stop())
     started = [threading.Thread(target=reading.go, args=(reads,)) for _ in range(threads)]
     for thread in started:
         thread.start()

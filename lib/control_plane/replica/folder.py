@@ -14,7 +14,7 @@ from lmdb.verify import VerifyError
 from lmdb.verify import verify as verify_database
 
 from control_plane.errors import ReplicaCorrupt
-from control_plane.replica.format import decode_record
+from control_plane.replica.format import decode_record, describe_key
 from control_plane.replica.header import (
     CLASS_REVISIONS,
     COMMIT_TIME_NS,
@@ -74,7 +74,13 @@ class Folder:
         """
         with self.environment.begin() as transaction:
             for key, data in transaction.cursor(self.databases["records"]):
-                decode_record(key, data)
+                try:
+                    decode_record(key, data)
+                except ReplicaCorrupt as error:
+                    raise ReplicaCorrupt(
+                        f"{self.path}: expected sound records, found {describe_key(key)} damaged; "
+                        "the replica is rebuilt beside it from the log"
+                    ) from error
 
     def spare_bytes(self) -> int:
         """Return the bytes of pages in no live tree: pinned, or free to be used again."""
