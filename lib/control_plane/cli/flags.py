@@ -22,6 +22,7 @@ from control_plane.cli.settings import (
     settings,
     store_options,
 )
+from control_plane.cli.standing import Standing
 from control_plane.errors import NotFound
 
 if TYPE_CHECKING:
@@ -169,11 +170,15 @@ def _edit(
     given: Mapping[str, Any],
     edit: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> None:
-    with publisher(settings(**given)) as author:
-        document = author.document(environment, f"flag/{name}")
+    found = settings(**given)
+    with publisher(found) as author:
+        standing = Standing.read(found, author, environment, "flag")
+        document = standing.document("flag", name)
         proposal = author.change(
             environment, reason or f"{verb.replace('-', ' ')} {name}", verb=verb
         )
         proposal.put(edit(document))
-        submissions = author.submit(proposal)
+        comparison = author.compare(proposal)
+        standing.require(comparison.changes)
+        submissions = author.submit(proposal, comparison)
     report_changes(environment, list(proposal.changes), submissions, False, as_json)

@@ -22,12 +22,14 @@ from control_plane.cli.settings import (
     settings,
     store_options,
 )
+from control_plane.cli.standing import Standing
 from control_plane.errors import InputInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from control_plane.cli.output import Progress
+    from control_plane.log.statements import Key
     from control_plane.publish.publisher import Publisher
 
 MAX_COUNTED_SHARDS: Final = 1_024
@@ -91,12 +93,14 @@ def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> 
     from control_plane.publish.segment_edits import with_members
 
     environment, reason, as_json = (given.pop(key) for key in ("environment", "reason", "as_json"))
+    found = settings(**given)
     with (
-        publisher(settings(**given), waiting=False) as author,
+        publisher(found, waiting=False) as author,
         progress(f"{environment}: segment/{name}") as moved,
     ):
-        document = author.document(environment, f"segment/{name}")
-        shards = Shards(author, environment, name)
+        standing = Standing.read(found, author, environment, "segment", moved)
+        document = standing.document("segment", name)
+        shards = Shards(author, environment, name, standing.digests)
         edit = with_members(
             document,
             shards.read,
@@ -110,7 +114,9 @@ def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> 
             proposal.put(edit.document)
         for shard, held in edit.shards.items():
             proposal.put_shard(name, shard, held)
-        submissions = author.submit(proposal, atomic=True, progress=moved)
+        comparison = author.compare(proposal)
+        standing.require(comparison.changes)
+        submissions = author.submit(proposal, comparison, atomic=True, progress=moved)
         total = shards.total(edit.document or document, edit.shards, moved)
     generation = submissions[-1].generation if submissions else None
     if as_json:
@@ -132,13 +138,15 @@ def _edit(action: str, name: str, members: list[str], given: dict[str, Any]) -> 
 class Shards:
     """The shards of one segment, each read once."""
 
-    def __init__(self, author: Publisher, environment: str, name: str) -> None:
+    def __init__(
+        self, author: Publisher, environment: str, name: str, standing: Mapping[Key, str]
+    ) -> None:
         self._author = author
         self._environment = environment
         self._digests = {
-            key.part[2:]: head.digest
-            for key, head in author.heads(environment, kind="segment").items()
-            if key.name == name and key.part and head.live
+            key.part[2:]: digest
+            for key, digest in standing.items()
+            if key.name == name and key.part
         }
         self._read: dict[str, list[str]] = {}
 

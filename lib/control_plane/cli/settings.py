@@ -312,8 +312,8 @@ def publisher(found: Settings, *, sign: bool = True, waiting: bool = True) -> It
         yield made
 
 
-def trusted_origins(found: Settings) -> dict[str, str]:
-    """The origins that the run's enrolment names; empty without one.
+def own_enrolment(found: Settings) -> Enrolment | None:
+    """The run's enrolment, None without one.
 
     Only when the enrolment belongs to the store at hand: with another --store, the project's
     trust says nothing about it.
@@ -321,10 +321,16 @@ def trusted_origins(found: Settings) -> dict[str, str]:
     if not found.options.get("trust") and (
         (project := found.project) is None or not project.owns(found.store)
     ):
+        return None
+    return None if found.enrolment_file() is None else found.enrolment()
+
+
+def trusted_origins(found: Settings) -> dict[str, str]:
+    """The origins that the run's enrolment names; empty without one."""
+    enrolment = own_enrolment(found)
+    if enrolment is None:
         return {}
-    if found.enrolment_file() is None:
-        return {}
-    policy = enrolled_policy(found.enrolment())
+    policy = enrolled_policy(enrolment)
     return {name: policy.log(name).origin for name in policy.environments}
 
 
