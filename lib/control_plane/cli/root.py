@@ -45,7 +45,8 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "history": ("looking:history", "Show who changed what, and why."),
         "eval": ("evaluating:evaluate", "Evaluate a flag as an application on this node would."),
         "status": ("evaluating:status", "Show the replicas of this node and the store."),
-        "log": ("logs:log", "Verify an environment's log from its first entry."),
+        "log": ("logs:log", "Verify an environment's log, or export it as plain files."),
+        "replica": ("replicas:replica", "Verify this node's replicas."),
     },
     "Documents and keys": {
         "sign": ("signing:sign", "Sign agents and tools as their author."),

@@ -84,6 +84,14 @@ class History:
                     live[change.key] = change
         return live
 
+    def state_at(self, generation: int) -> tuple[int, str]:
+        """As ``state``, once the entry of that generation was judged."""
+        heads: dict[Key, Head] = {}
+        for entry in self.accepted:
+            if entry.generation <= generation:
+                heads.update(entry.heads or {})
+        return snapshot_root(snapshot_line(key, head) for key, head in heads.items())
+
     def state(self) -> tuple[int, str]:
         """How many heads there are, and the RFC 6962 root over their lines."""
         return snapshot_root(snapshot_line(key, head) for key, head in self.heads.items())
