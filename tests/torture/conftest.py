@@ -220,11 +220,16 @@ def nobody() -> int:
 
 
 class Installation:
-    """A store process with its files, a daemon that can be started again, and an author."""
+    """A store process with its files, a daemon that can be started again, and an author.
 
-    def __init__(self, folder: Path, root: Path) -> None:
+    The clock of the process that is named by ``skewed`` is wrong by what `skew` says.
+    """
+
+    def __init__(self, folder: Path, root: Path, skewed: str = "") -> None:
         self.folder = folder
         self.root = root
+        self.skewed = skewed
+        self.skew(0)
         self.url = f"unix:{folder / 's'}"
         create_trust(folder, installation="a", environments=["production"])
         self._store("init", "--trust", folder / "trust", "--enrolment", folder / "trust.json",
@@ -238,7 +243,17 @@ class Installation:
 
     def store_arguments(self, *more: object, verb: str = "") -> list[object]:
         place = ["--database", self.folder / "store.sqlite3", "--keys", self.folder / "keys"]
-        return ["-m", "control_plane", "store", *([verb] if verb else []), *place, *more]
+        return [*self._command("store"), *([verb] if verb else []), *place, *more]
+
+    def skew(self, seconds: int) -> None:
+        """Set a process's clock wrong by so much; at once, and whole for whoever reads it."""
+        (self.folder / "new").write_text(str(seconds))
+        (self.folder / "new").rename(self.folder / "skew")
+
+    def _command(self, name: str) -> list[str]:
+        if name != self.skewed:
+            return ["-m", "control_plane", name]
+        return [str(HERE / "skewed_process.py"), str(self.folder / "skew"), name]
 
     def _store(self, verb: str, *more: object) -> None:
         arguments = self.store_arguments(*more, verb=verb)
@@ -246,7 +261,7 @@ class Installation:
 
     def daemon_arguments(self) -> list[str]:
         return [
-            "-m", "control_plane", "daemon", "--store", self.url, "-e", "production",
+            *self._command("daemon"), "--store", self.url, "-e", "production",
             "--trust", str(self.folder / "trust.json"), "--replica", str(self.root),
             "--token-file", str(self.folder / "tokens" / "follow.token"),
         ]  # fmt: skip
@@ -284,13 +299,13 @@ class Installation:
 
 
 @pytest.fixture
-def install() -> Iterator[Callable[[Path], Installation]]:
+def install() -> Iterator[Callable[..., Installation]]:
     """Make an installation whose daemon writes to a root."""
     made: list[Installation] = []
     folder = Path(tempfile.mkdtemp(prefix="i"))
 
-    def make(root: Path) -> Installation:
-        made.append(Installation(folder, root))
+    def make(root: Path, skewed: str = "") -> Installation:
+        made.append(Installation(folder, root, skewed))
         return made[-1]
 
     yield make
