@@ -27,10 +27,13 @@ from control_plane.errors import (
     StoreUnreachable,
     TrustError,
 )
+from control_plane.shown import shown
 
 DONE: Final = 0
 NEGATIVE: Final = 1
 USAGE: Final = 2
+MAX_LINE: Final = 16_000
+"""Characters of a failure that are printed; one may list many conflicts."""
 
 EXIT_CODES: Final[tuple[tuple[type[ControlPlaneError], int], ...]] = (
     (MissingExtra, 3),
@@ -70,7 +73,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _failed(message: str, code: int) -> int:
-    line = " ".join(message.split())
+    # What others wrote may be quoted here; it must not steer the terminal.
+    line = shown(" ".join(message.split()), MAX_LINE)
     print(f"control-plane: {line}", file=sys.stderr)
     return code
 

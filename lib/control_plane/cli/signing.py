@@ -10,6 +10,7 @@ import click
 from control_plane.cli.output import print_json, short
 from control_plane.cli.settings import key_options, settings
 from control_plane.errors import ControlPlaneError, InputInvalid, NotFound
+from control_plane.shown import shown
 
 
 @click.command()
@@ -96,7 +97,7 @@ def verify(files: tuple[str, ...], trust: str | None, must_be_signed: bool, as_j
         if result["ok"]:
             click.echo(f"ok {result['reference']} ({result['signature']})")
         else:
-            click.echo(f"control-plane: {result['problem']}", err=True)
+            click.echo(f"control-plane: {shown(result['problem'])}", err=True)
     return code
 
 

@@ -27,6 +27,7 @@ from control_plane.cli.settings import (
     settings,
 )
 from control_plane.errors import ControlPlaneError, NotFound, Unavailable
+from control_plane.shown import shown
 
 if TYPE_CHECKING:
     from control_plane.cli.children import Child
@@ -77,7 +78,7 @@ def _publish(project: Project, url: str, take_over: bool) -> None:
         try:
             click.echo(publish_folder(project, url, environment, take_over=take_over))
         except ControlPlaneError as error:
-            click.echo(f"{environment}: not published: {error}", err=True)
+            click.echo(f"{environment}: not published: {shown(error)}", err=True)
 
 
 def _await_replicas(project: Project, url: str, root: Path) -> None:

@@ -52,7 +52,7 @@ class Checkpoint:
             SyntaxInvalid: for any other form.
         """
         lines = text.split("\n")
-        if len(lines) != 4 or lines[3] != "" or not lines[0]:
+        if len(lines) != 4 or lines[3] != "" or not lines[0] or not lines[0].isprintable():
             raise SyntaxInvalid(
                 f"checkpoint: expected origin, size and root hash lines, found {text[:120]!r}"
             )

@@ -163,7 +163,9 @@ def _signature_line(line: str) -> NoteSignature:
 
 
 def _check_key_name(name: str) -> None:
-    if not name or "+" in name or any(character.isspace() for character in name):
+    # Errors print names, so none may hold what steers a terminal; a space is printable.
+    if not name.isprintable() or not name or "+" in name or any(map(str.isspace, name)):
         raise SyntaxInvalid(
-            f"note: expected a key name without spaces and plus signs, found {name[:80]!r}"
+            "note: expected a printable key name without spaces and plus signs, found"
+            f" {name[:80]!r}"
         )

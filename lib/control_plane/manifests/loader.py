@@ -164,7 +164,12 @@ def _events(data: bytes, what: str, max_bytes: int) -> Iterator[Any]:
         raise MissingExtra.of("pyyaml", "publish") from error
     _check_bytes(data, what, max_bytes)
     try:
-        yield from yaml.parse(data, Loader=yaml.CLoader)
+        _refuse_directives(data, what)
+        for event in yaml.parse(data, Loader=yaml.CLoader):
+            yield event
+            if isinstance(event, yaml.DocumentEndEvent):
+                mark = event.end_mark
+                _refuse_directives(data.decode("utf-8")[mark.index :], what, mark.line)
     except yaml.MarkedYAMLError as error:
         problem = _one_line(error.problem or error.context or "another text")
         problem = problem.removeprefix("found ").removeprefix("did not find ")
@@ -172,6 +177,26 @@ def _events(data: bytes, what: str, max_bytes: int) -> Iterator[Any]:
         raise _refusal(what, "YAML", problem, mark) from error
     except yaml.YAMLError as error:
         raise SyntaxInvalid(f"{what}: expected YAML, found {_one_line(str(error))}") from error
+
+
+def _refuse_directives(text: bytes | str, what: str, line: int = 0) -> None:
+    """Refuse a directive before the next document; ``line`` is where the text begins.
+
+    Here and not at the document's event: the parser reads all directives first, and compares each
+    with all before it, so that some 100,000 of them would take minutes.
+    """
+    import yaml
+
+    for token in yaml.scan(text, Loader=yaml.CLoader):
+        if isinstance(token, yaml.DirectiveToken):
+            place = f"at line {line + token.start_mark.line + 1} column 1"
+            raise SyntaxInvalid(
+                f"{what}: expected no directive, found one {place}",
+                line + token.start_mark.line + 1,
+                1,
+            )
+        if not isinstance(token, (yaml.StreamStartToken, yaml.DocumentEndToken)):
+            return
 
 
 def _check_bytes(data: bytes, what: str, max_bytes: int) -> None:

@@ -16,6 +16,7 @@ from control_plane.errors import ChecksumMismatch, StatementInvalid, SyntaxInval
 from control_plane.log.canonical import Json, parse, sha256_hex
 from control_plane.log.envelope import Envelope, Signature, decode_base64
 from control_plane.log.statements import Change, ChangeSet, decode_change_list, parse_statement
+from control_plane.shown import shown
 
 MAX_FILE_BYTES = 512 << 20
 """Far above the largest atomic change set people pass on by file; the store decides the rest."""
@@ -45,7 +46,8 @@ class SignedChange:
             raise StatementInvalid("change file: expected a change set, found another statement")
         if statement.origin.split("/")[1:2] != [self.environment]:
             raise StatementInvalid(
-                f"change file: expected an origin of {self.environment}, found {statement.origin}"
+                f"change file: expected an origin of {shown(self.environment, 40)},"
+                f" found {statement.origin}"
             )
         return statement
 
