@@ -44,6 +44,25 @@ def test_a_unix_socket_that_is_absent_is_unreachable() -> None:
         client.pending("production")
 
 
+def test_many_blobs_are_all_put_and_counted(answering: Start) -> None:
+    server, counted = answering((201, {"format": 1})), []
+    blobs = [b"blob %d" % number for number in range(200)]
+    with StoreClient(server.url) as client:
+        client.put_blobs("production", blobs, counted.append)
+    assert sorted(server.asked) == sorted(
+        f"PUT /v1/production/blob/sha256/{sha256_hex(data)}" for data in blobs
+    )
+    assert counted == list(range(1, 201))
+
+
+def test_a_blob_that_is_refused_ends_the_others(answering: Start) -> None:
+    refusal = (401, {"format": 1, "code": "token_refused", "message": "expected a token"})
+    server = answering(*[(201, {"format": 1})] * 10, refusal)
+    with StoreClient(server.url) as client, pytest.raises(TokenRefused):
+        client.put_blobs("production", [b"%d" % number for number in range(1000)])
+    assert len(server.asked) < 100
+
+
 @pytest.mark.parametrize("url", ["", "ftp://host", "127.0.0.1:7840", "http://"])
 def test_a_url_of_another_form_is_misuse(url: str) -> None:
     with pytest.raises(ValueError, match="expected http"):

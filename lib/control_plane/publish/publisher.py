@@ -232,10 +232,10 @@ class Publisher:
         Raises:
             ThresholdNotReached: it waits in the store for more signatures.
         """
-        for sent, data in enumerate(change.blobs.values()):
-            self.store.put_blob(change.environment, data)
-            if progress is not None:
-                progress(sent + 1, len(change.blobs))
+        total = len(change.blobs)
+        told = _told(progress, 0, total, total)
+        blobs = change.blobs.values()
+        self.store.put_blobs(change.environment, blobs, lambda sent: told(sent, total))
         submission = self.store.submit(change.environment, change.envelope, dry_run=dry_run)
         if submission.pending and not dry_run:
             raise ThresholdNotReached(
