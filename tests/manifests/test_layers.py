@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from control_plane.configs.layers import (
@@ -187,6 +187,12 @@ def test_a_merge_keeps_what_the_upper_layer_says(
     assert repr((low, high)) == before
 
 
+def test_defaults_that_never_end_are_refused() -> None:
+    schema = {"properties": {"a": {"default": {"a": {}}, "$ref": "#"}}}
+    with pytest.raises(ManifestInvalid, match="at most 64 levels of defaults"):
+        compile_config(document(schema=schema), [], None)
+
+
 def test_a_tenant_has_the_defaults_its_base_had_replaced() -> None:
     base = document(
         schema={"default": {"a": {"x": 0}}}, values={"a": 5}, tenants={"t": {"a": {"b": 1}}}
@@ -215,9 +221,12 @@ def test_the_base_overlaid_with_a_tenants_records_is_the_tenants_whole_configura
         tenant: document(f"n@{tenant}", values=block, environments={"production": {"a": {"b": 1}}})
         for tenant, _, block in tenants
     }
-    records = compile_config(base, own.values(), "production")
+    try:
+        records = compile_config(base, own.values(), "production")
+        whole = dict(merged_config(base, own.values(), "production"))
+    except ManifestInvalid:
+        reject()  # defaults without end
     assert list(records) == sorted(records)
-    whole = dict(merged_config(base, own.values(), "production"))
     assert same(view(records, BASE_TENANT), whole.pop(BASE_TENANT))
     for tenant, tree in whole.items():
         assert same(view(records, tenant), tree)
