@@ -168,7 +168,7 @@ def _events(data: bytes, what: str, max_bytes: int) -> Iterator[Any]:
         for event in yaml.parse(data, Loader=yaml.CLoader):
             yield event
             if isinstance(event, yaml.DocumentEndEvent):
-                mark = event.end_mark
+                mark: Any = event.end_mark
                 _refuse_directives(data.decode("utf-8")[mark.index :], what, mark.line)
     except yaml.MarkedYAMLError as error:
         problem = _one_line(error.problem or error.context or "another text")
