@@ -1,4 +1,4 @@
-"""`replica verify`: a node's replica beside its own bytes and beside the log."""
+"""`replica verify` and `doctor` on a node that runs."""
 
 from __future__ import annotations
 
@@ -94,3 +94,48 @@ def test_a_node_without_replica_is_told_so(cli: Cli, tmp_path: Path) -> None:
     ran = cli("replica", "verify", "--replica", tmp_path)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "expected a replica, found none" in ran.err
+
+
+def test_a_node_in_order_has_no_findings_to_cure(run: Cli, node: Any) -> None:
+    kill(run, node, "six")
+    ran = run("doctor", "--json")
+    assert (ran.code, ran.json["ok"]) == (0, True), ran.out
+    checks = {finding["check"] for finding in ran.json["findings"]}
+    assert checks == {
+        "clock", "limits", "mounts", "permissions", "replica", "space", "versions",
+    }  # fmt: skip
+    assert [each["cure"] for each in ran.json["findings"] if each["state"] == "wrong"] == []
+
+
+def test_open_secrets_and_a_writable_replica_are_found_with_their_cure(
+    run: Cli, node: Any, tmp_path: Path
+) -> None:
+    kill(run, node, "seven")
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(node.replica), copy, symlinks=True)
+    header = (copy / "production" / "v1" / "current") / "header"
+    header.chmod(0o666)
+    key = node.private / "keys" / "author.pem"
+    key.chmod(0o644)
+    try:
+        ran = run("doctor", "--replica", copy)
+    finally:
+        key.chmod(0o600)
+    assert ran.code == 1
+    assert f"only its owner may open it, found mode 0644; chmod 600 {key}\n" in ran.out
+    assert "only the daemon's user may write it, found mode 0666; chmod go-w" in ran.out
+    assert header.stat().st_mode & 0o777 == 0o666
+
+
+def test_a_daemon_that_is_gone_and_a_missing_replica_are_found(
+    run: Cli, cli: Cli, node: Any, tmp_path: Path
+) -> None:
+    none = cli("doctor", "--replica", tmp_path / "none")
+    assert (none.code, "expected a replica, found none; start 'control-plane" in none.out) == (1, True)
+    broken = tmp_path / "broken" / "production" / "v1"
+    broken.mkdir(parents=True)
+    gone = cli("doctor", "--replica", tmp_path / "broken", "--json")
+    wrong = [each for each in gone.json["findings"] if each["state"] == "wrong"]
+    assert gone.code == 1
+    assert [each["check"] for each in wrong] == ["replica"]
+    assert all(each["cure"] for each in wrong)

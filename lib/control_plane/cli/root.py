@@ -45,6 +45,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "history": ("looking:history", "Show who changed what, and why."),
         "eval": ("evaluating:evaluate", "Evaluate a flag as an application on this node would."),
         "status": ("evaluating:status", "Show the replicas of this node and the store."),
+        "doctor": ("doctor:doctor", "Look for what is wrong on this node, and say its cure."),
         "log": ("logs:log", "Verify an environment's log, or export it as plain files."),
         "replica": ("replicas:replica", "Verify this node's replicas."),
     },
