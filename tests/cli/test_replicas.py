@@ -131,7 +131,10 @@ def test_a_daemon_that_is_gone_and_a_missing_replica_are_found(
     run: Cli, cli: Cli, node: Any, tmp_path: Path
 ) -> None:
     none = cli("doctor", "--replica", tmp_path / "none")
-    assert (none.code, "expected a replica, found none; start 'control-plane" in none.out) == (1, True)
+    assert (none.code, "expected a replica, found none; start 'control-plane" in none.out) == (
+        1,
+        True,
+    )
     broken = tmp_path / "broken" / "production" / "v1"
     broken.mkdir(parents=True)
     gone = cli("doctor", "--replica", tmp_path / "broken", "--json")

@@ -10,6 +10,7 @@ import click
 from control_plane.cli.arguments import checked_reference
 from control_plane.cli.output import print_json, print_table, when
 from control_plane.cli.settings import (
+    Settings,
     environment_option,
     publisher,
     settings,
@@ -91,14 +92,33 @@ def list_documents(kind: str | None, environment: str, as_json: bool, **given: A
 @click.argument("reference", required=False, callback=checked_reference)
 @environment_option
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--refused", is_flag=True, help="What the store turned away, from its audit.jsonl.")
+@click.option("--audit", metavar="FILE", help="With --refused: the file; default the project's.")
 @store_options
 def history(
-    reference: str | None, environment: str, limit: int, as_json: bool, **given: Any
+    reference: str | None,
+    environment: str,
+    limit: int,
+    refused: bool,
+    audit: str | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
-    """Show who changed what, when and why, newest first; all of it or one REFERENCE like flag/x."""
+    """Show who changed what, when and why, newest first; all of it or one REFERENCE like flag/x.
+
+    With --refused, what was submitted and turned away. That stands in no log: it is read from the
+    file beside the store's database, on the store's host or in the project.
+    """
     from control_plane.cli.holders import holder_names
 
     found = settings(**given)
+    if refused:
+        if reference is not None:
+            raise click.UsageError(f"expected no reference with --refused, found {reference}")
+        _show_refused(found, environment, audit, limit, as_json)
+        return
+    if audit is not None:
+        raise click.UsageError("expected --refused with --audit, found none")
     with store_client(found) as client:
         answer = client.history(environment, **_asked(reference), limit=limit)
     entries = answer["entries"]
@@ -108,6 +128,19 @@ def history(
     named = holder_names(found)
     for entry in entries:
         click.echo(_told(entry, named(tuple(entry.get("key_ids", ())))))
+
+
+def _show_refused(
+    found: Settings, environment: str, audit: str | None, limit: int, as_json: bool
+) -> None:
+    from control_plane.cli.refused import audit_file, read_refusals, refusal_line
+
+    refusals = read_refusals(audit_file(found, audit), environment, limit)
+    if as_json:
+        print_json({"environment": environment, "refused": refusals})
+        return
+    for refusal in refusals:
+        click.echo(refusal_line(refusal))
 
 
 def _asked(reference: str | None) -> dict[str, object]:
