@@ -250,7 +250,7 @@ class _Namespace:
         """The tenant's records, by walking its own keys only, however large the base is."""
         found: dict[str, tuple[Any, str, bool]] = {}
         blocks, schema = self._blocks[tenant], self._defaults.root
-        self._differ(self.keys, self.base, blocks, schema, _ABSENT, found)
+        self._differ(self.keys, self.base, blocks, schema, [], found)
         return found
 
     def _differ(
@@ -259,24 +259,26 @@ class _Namespace:
         base: Any,
         blocks: list[Any],
         schema: Any,
-        given: Any,
+        given: list[Any],
         found: dict[str, tuple[Any, str, bool]],
     ) -> None:
-        """``given`` is what the defaults of the mappings above have for this place."""
+        """``given`` is what the defaults of the mappings above have here, the topmost first."""
         if isinstance(base, dict) and all(map(_is_mapping, blocks)):
             mappings = [block for block in blocks if isinstance(block, dict)]
-            given = _over(self._defaults.own(schema), given)
+            given = [*given, self._defaults.own(schema)]
             for key in dict.fromkeys([key for block in mappings for key in block]):
                 below = [block[key] for block in mappings if key in block]
                 inner = self._defaults.property(schema, key)
-                still = given.get(key, _ABSENT) if isinstance(given, dict) else _ABSENT
+                still = [each[key] for each in given if isinstance(each, dict) and key in each]
                 self._differ((*keys, key), base.get(key, _ABSENT), below, inner, still, found)
             return
         # Nothing of the base shows through here: what stands is the blocks' own, with defaults.
         node = blocks[0]
         for block in blocks[1:]:
             node = _over(node, block)
-        node = self._defaults.filled(schema, _over(given, node))
+        for default in given:
+            node = _over(default, node)
+        node = self._defaults.filled(schema, node)
         _replace(keys, base, node, _layer_of(blocks[-1]), found)
 
 
