@@ -6,8 +6,10 @@ entries that are not yet covered do not exist for a follower.
 - A part holds entries from the follower's size on, and the checkpoint. It ends at ``MAX_ENTRIES``
   or ``ENTRY_BYTES``; then ``more`` is true and ``proof`` shows that the entries so far are a
   prefix of the checkpoint's tree (RFC 6962), so that each part is verified by itself.
-- With the entries come the blobs without which they cannot be judged, then those that are still
-  some key's head, until the part has ``PART_BYTES``. What does not fit is fetched by its digest.
+- With the entries come the blobs without which they cannot be judged, and those that are still
+  some key's head. A part has at most ``PART_BYTES``: it ends before the entry whose blobs do not
+  fit any more, because a blob fetched alone costs a follower and the store ten times as much. Only
+  what one entry alone has too much is left to be fetched by its digest.
 - A follower ahead of the checkpoint gets the checkpoint alone, and draws its own conclusion.
 - Tiles are as C2SP's tlog-tiles has them; any width the tree has reached may be asked for.
 """
@@ -28,6 +30,8 @@ ENTRY_BYTES = 4 << 20
 MAX_ENTRIES = 8_192
 # What msgpack adds around a blob: a digest of 64 characters and two length headers.
 _BLOB_OVERHEAD = 72
+# For so many entries at a time the digests are read: most parts of a long log end after a few.
+_SLICE = 256
 _PART_OVERHEAD = 4_096
 
 
@@ -41,16 +45,16 @@ def part(snapshot: Snapshot, log: Log, size: int) -> bytes:
     """The follow answer (msgpack) for a follower that holds ``size`` entries."""
     first = min(size, log.note_size)
     entries, used = _entries(snapshot, log, first)
-    stop = first + len(entries)
-    more = stop < log.note_size
     budget = PART_BYTES - used - _PART_OVERHEAD
+    blobs, stop = _blobs(snapshot, log, first, first + len(entries), budget)
+    more = stop < log.note_size
     answer = {
         "format": 1,
         "epoch": log.epoch,
         "checkpoint": log.note,
         "first": first,
-        "entries": entries,
-        "blobs": dict(_blobs(snapshot, log, first, stop, budget)),
+        "entries": entries[: stop - first],
+        "blobs": blobs,
         "more": more,
     }
     if more:
@@ -106,15 +110,40 @@ def _entries(snapshot: Snapshot, log: Log, first: int) -> tuple[list[bytes], int
 
 def _blobs(
     snapshot: Snapshot, log: Log, first: int, stop: int, budget: int
-) -> Iterator[tuple[str, bytes]]:
-    required = [digest for _, digest in snapshot.required(log, first, stop)]
-    wanted = dict.fromkeys([*required, *snapshot.head_digests(log, first, stop)])
-    for digest in wanted:
-        try:
-            data = snapshot.blob(log.environment, digest)
-        except NotFound:
-            continue  # the digest of a change without a blob: a kill, a channel, a status
-        if data is None or len(data) + _BLOB_OVERHEAD > budget:
-            continue
-        budget -= len(data) + _BLOB_OVERHEAD
-        yield digest, data
+) -> tuple[dict[str, bytes], int]:
+    """The blobs of as many entries as fit, and the index after those entries."""
+    blobs: dict[str, bytes] = {}
+    for index, digests in _wanted(snapshot, log, first, stop):
+        taken: dict[str, bytes] = {}
+        for digest in digests:
+            data = None if digest in blobs else _data(snapshot, log, digest)
+            if data is None:
+                continue
+            if len(data) + _BLOB_OVERHEAD <= budget:
+                budget -= len(data) + _BLOB_OVERHEAD
+                taken[digest] = data
+            elif index > first:
+                return blobs, index
+        blobs |= taken
+    return blobs, stop
+
+
+def _wanted(
+    snapshot: Snapshot, log: Log, first: int, stop: int
+) -> Iterator[tuple[int, dict[str, None]]]:
+    """Each entry that has blobs, with their digests: what it is judged by, then its heads'."""
+    for start in range(first, stop, _SLICE):
+        end = min(stop, start + _SLICE)
+        wanted: dict[int, dict[str, None]] = {}
+        for index, digest in snapshot.required(log, start, end):
+            wanted.setdefault(index, {})[digest] = None
+        for index, digest in snapshot.head_digests(log, start, end):
+            wanted.setdefault(index, {})[digest] = None
+        yield from sorted(wanted.items())
+
+
+def _data(snapshot: Snapshot, log: Log, digest: str) -> bytes | None:
+    try:
+        return snapshot.blob(log.environment, digest)
+    except NotFound:
+        return None  # the digest of a change without a blob: a kill, a channel, a status

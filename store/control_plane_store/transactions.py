@@ -64,7 +64,7 @@ _HEADS = select(HEADS.c.key, HEADS.c.head, HEADS.c.change).where(
     HEADS.c.log == bindparam("log"), HEADS.c.key.in_(bindparam("keys", expanding=True))
 )
 _HEAD_DIGESTS = (
-    select(HEADS.c.digest)
+    select(HEADS.c.generation, HEADS.c.digest)
     .where(HEADS.c.log == bindparam("log"), HEADS.c.digest != "")
     .where(HEADS.c.generation >= bindparam("first"), HEADS.c.generation < bindparam("stop"))
     .order_by(HEADS.c.generation, HEADS.c.key)
@@ -275,14 +275,15 @@ class Snapshot:
         )
         return [_head_row(row) for row in self.connection.execute(query)]
 
-    def head_digests(self, log: Log, first: int, stop: int) -> list[str]:
-        """Digests of live heads that the entries first..stop made, in the entries' order."""
+    def head_digests(self, log: Log, first: int, stop: int) -> list[tuple[int, str]]:
+        """(index, digest) of live heads that the entries first..stop made, in their order."""
         values = {
             "log": log.id,
             "first": log.generation_of(first),
             "stop": log.generation_of(stop),
         }
-        return list(dict.fromkeys(self.connection.execute(_HEAD_DIGESTS, values).scalars()))
+        rows = self.connection.execute(_HEAD_DIGESTS, values)
+        return [(log.index_of(generation), digest) for generation, digest in rows]
 
     def touching(self, log: Log, prefix: bytes, before: int, limit: int) -> list[int]:
         """Indices below ``before`` of entries that changed a key starting so, newest first."""

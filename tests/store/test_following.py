@@ -149,6 +149,28 @@ async def test_blobs_that_do_not_fit_are_left_to_be_fetched(
     assert fetched.body == large
 
 
+async def test_a_part_ends_before_the_entry_whose_blobs_do_not_fit(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = served.installation
+    manifests = [kit.agent(f"agent-{number}", system_prompt="s" * 6_000) for number in range(7)]
+    for data in manifests:
+        await served.publish(data)
+    monkeypatch.setattr(feed, "PART_BYTES", 40_000)
+    monkeypatch.setattr(feed, "_SLICE", 2)
+    position, sizes, came = Position("test/production/1"), [], []
+    while (answer := await served.follow(position.size))["entries"]:
+        position = check_batch(position, batch_of(answer), kit.signers["production"].vkeys).position
+        sizes.append(len(answer["entries"]))
+        came += answer["blobs"]
+        assert answer["more"] == (position.size < 8)
+    assert len(sizes) > 1
+    assert sum(sizes) == 8
+    assert [digest for digest in came if digest in set(map(sha256_hex, manifests))] == [
+        sha256_hex(data) for data in manifests
+    ]
+
+
 async def test_a_forgotten_blob_is_gone_and_its_entry_stays(served: Any, database: Any) -> None:
     kit = served.installation
     await served.publish(kit.flag())
