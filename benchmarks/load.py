@@ -12,6 +12,7 @@ polls) and `reader_load` (evaluations beside commits, memory, durable commits).
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -36,10 +37,13 @@ def main(arguments: Sequence[str] = ()) -> int:
         "node": _node, "writer": _writer, "reader": _reader, "service": _service,
     }  # fmt: skip
     table: list[Row] = []
+    # Other work on the machine takes its share of every time below.
+    load = os.getloadavg()[0]
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory(prefix="load-") as folder:
             table += parts[name](options, Path(folder))
     print(circumstances("benchmarks.load") + "".join(f" {word}" for word in arguments))
+    print(f"load average before the run {load:.1f}")
     printed("Load", HEAD, table)
     return 0
 
@@ -75,9 +79,10 @@ def _node(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
             raise RuntimeError(f"expected nothing held, found {taken['held']} entries")
         scaled, note = _scaled(taken["seconds"], records, FULL["records"])
         bare_scaled, _ = _scaled(bare["seconds"], records, FULL["records"])
+        cpu, _ = _scaled(taken["cpu_seconds"], records, FULL["records"])
         yield (
             f"new node, 100,000 records, {name}", _seconds(scaled), f"<= {limits[name]} s",
-            _seconds(bare_scaled), note,
+            _seconds(bare_scaled), f"{note}; CPU {cpu:.1f} s",
         )  # fmt: skip
         yield (
             "  most memory less the mapped file", f"{taken['peak_kib'] / 1024:.0f} MiB",
