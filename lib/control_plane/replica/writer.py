@@ -480,9 +480,14 @@ def _numbers(formats: str) -> list[int]:
 
 
 def _make_folder(path: str) -> None:
-    if not os.path.isdir(path):
-        os.makedirs(path)
-        os.chmod(path, 0o755)
+    """Make a folder that everybody may enter, whatever the umask; one that is there stays."""
+    if os.path.isdir(path):
+        return
+    # A crash before the rename leaves an empty folder nobody opens, which the next call takes.
+    beside = path + ".new"
+    os.makedirs(beside, exist_ok=True)
+    os.chmod(beside, 0o755)
+    os.rename(beside, path)
 
 
 def _lock(path: str) -> int:
