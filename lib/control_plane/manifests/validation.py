@@ -261,7 +261,8 @@ def _check_flag(document: dict[str, Any], what: str, environment: str | None) ->
     from control_plane.feature_flags.compile import check_flag
 
     metadata = document["metadata"]
-    for block in (None, *_environments(document, environment)):
+    # An environment without a block sees what those see that are not named at all.
+    for block in (None, *environments_of(document)):
         try:
             check_flag(merged_flag(metadata, block))
         except ManifestInvalid as error:
