@@ -7,7 +7,7 @@ nothing is refused that could have been published.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -77,6 +77,14 @@ def reason_option(function: Function) -> Function:
         callback=_checked_reason,
         help="Why; stands in the log.",
     )(function)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence that names up to three names like it; nothing when none is."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, list(names), n=3)
+    return f"; nearest: {', '.join(found)}" if found else ""
 
 
 def _checked_reason(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from control_plane.cli.arguments import checked_environment, name_argument
+from control_plane.cli.arguments import checked_environment, name_argument, nearest
 from control_plane.cli.output import print_json, print_table
 from control_plane.cli.settings import Settings, settings
 from control_plane.errors import (
@@ -80,7 +80,8 @@ def _answered(name: str, client: ControlPlaneClient, result: Evaluation) -> dict
         raise ReplicaUnavailable(str(absence))
     environment = client.health().environment
     if result.error_code == "FLAG_NOT_FOUND":
-        raise NotFound(f"flag/{name}: expected it in {environment}, found none")
+        hint = nearest(name, _flag_names(client))
+        raise NotFound(f"flag/{name}: expected it in {environment}, found none{hint}")
     return {
         "name": name,
         "environment": environment,
@@ -91,6 +92,16 @@ def _answered(name: str, client: ControlPlaneClient, result: Evaluation) -> dict
         "error_code": result.error_code,
         "generation": result.generation,
     }
+
+
+def _flag_names(client: ControlPlaneClient) -> list[str]:
+    from control_plane.replica.format import FLAG
+
+    replica = client.source.open()
+    if replica is None:
+        return []
+    with replica.view() as view:
+        return [key[1:].decode("utf-8", "replace") for key, _ in view.scan(bytes((FLAG,)))]
 
 
 @click.command()
@@ -139,6 +150,9 @@ def status(environment: str | None, as_json: bool, **given: Any) -> int:
         for row in rows:
             for sentence in row["reasons"]:
                 click.echo(f"{row['environment']}: {sentence}")
+        sentences = [sentence for row in rows for sentence in row["reasons"]]
+        if not all(sentence.startswith("development:") for sentence in sentences):
+            click.echo("next: 'control-plane doctor' says what cures this")
         if all(row["store_generation"] is None for row in rows):
             click.echo(f"store: {rows[0]['store_problem']}")
     return 0 if healthy else 1

@@ -59,6 +59,8 @@ def run(arguments: list[str]) -> int:
         return _failed(_usage(error), USAGE)
     except click.ClickException as error:
         return _failed(error.format_message(), NEGATIVE)
+    except Conflict as error:
+        return _failed(_with_cure(str(error)), exit_code(error))
     except ControlPlaneError as error:
         return _failed(str(error), exit_code(error))
     except ModuleNotFoundError as error:
@@ -77,6 +79,13 @@ def _failed(message: str, code: int) -> int:
     line = shown(" ".join(message.split()), MAX_LINE)
     print(f"control-plane: {line}", file=sys.stderr)
     return code
+
+
+def _with_cure(message: str) -> str:
+    """The store words a conflict alike for everybody; what to do next is its caller's."""
+    if ";" in message:
+        return message
+    return f"{message}; look at 'control-plane history', then make the change anew"
 
 
 def _usage(error: click.UsageError) -> str:

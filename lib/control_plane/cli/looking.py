@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from control_plane.cli.arguments import checked_reference
+from control_plane.cli.arguments import checked_reference, nearest
 from control_plane.cli.output import print_json, print_table, when
 from control_plane.cli.settings import (
     Settings,
@@ -176,7 +176,11 @@ def _found(reader: Publisher, environment: str, reference: str) -> tuple[str, St
     target = f"{kind}/{name}" + (f"@{version}" if kind in VERSIONED_KINDS else "")
     head = reader.heads(environment, [key]).get(key)
     if head is None or not head.live:
-        raise NotFound(f"{target}: expected it in {environment}, found none")
+        there = {
+            head.key.name for head in reader.heads(environment, kind=kind).values() if head.live
+        }
+        hint = nearest(name, there - {name})
+        raise NotFound(f"{target}: expected it in {environment}, found none{hint}")
     return target, head
 
 

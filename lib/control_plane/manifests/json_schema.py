@@ -449,7 +449,10 @@ def _expected(error: Any, place: Any) -> tuple[str, str]:
     if name == "required":
         return f"the field {kind.property}", ""
     if name == "type":
-        return " or ".join(_TYPES.get(word, word) for word in kind.types), ""
+        # The commonest slip: YAML reads 1.0 and true without quotes as a number and a truth value.
+        unquoted = list(kind.types) == ["string"] and isinstance(error.instance, (int, float))
+        expected = " or ".join(_TYPES.get(word, word) for word in kind.types)
+        return expected, "write it in quotes" if unquoted else ""
     if name == "enum":
         return f"one of {shown(kind.options)}", ""
     if name == "const":
