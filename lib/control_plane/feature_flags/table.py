@@ -184,7 +184,8 @@ class Table:
                 raise TypeError(f"expected the name of a flag as str, found {type(name).__name__}")
             flag, keep = self._load(name)
             if keep:
-                self._flags[name] = flag
+                # The first to come decides: a thread that read earlier may be the later one.
+                flag = self._flags.setdefault(name, flag)
         return flag
 
     def members(self, flag: CompiledFlag) -> Members | None:
