@@ -105,6 +105,25 @@ def test_every_measured_table_names_its_command() -> None:
         assert (ROOT / "benchmarks" / f"{command[1]}.py").is_file()
 
 
+def test_every_message_that_operations_quotes_is_one_the_code_says() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    said = "".join(
+        re.sub(r'"\s*f?"', "", file.read_text(encoding="utf-8"))
+        for source in ("lib", "store", "daemon")
+        for file in (ROOT / source).rglob("*.py")
+    )
+    quoted = re.findall(r'"([^"`]+)"', page)
+    # What a message names, its numbers and names, stands between braces in the code.
+    pieces = {
+        piece.strip(" ,")
+        for message in quoted
+        for piece in re.split(r"…|\b\d+\b", " ".join(message.split()))
+        if piece.strip(" ,")
+    }
+    assert len(quoted) >= 15
+    assert {piece for piece in pieces if piece not in said} == set()
+
+
 def test_every_verb_the_project_promises_has_help() -> None:
     listed = help_of([])
     assert {verb for verb in VERBS if not re.search(rf"^ +{verb} ", listed, re.MULTILINE)} == set()
