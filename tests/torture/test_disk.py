@@ -313,3 +313,21 @@ def test_what_is_removed_under_the_writer_is_found_and_rebuilt(
     assert numbers(before) == numbers(open_source(folder)) == {2}
     assert not is_left(folder)
     assert problems(folder) == []
+
+
+def test_a_lock_file_in_the_place_of_a_deleted_one_keeps_nobody_from_the_new_folder(
+    start_script: Any, open_source: Any, tmp_path: Path
+) -> None:
+    # Readers do not open the lock file, so a new one may get the number of an old one while the old
+    # folder is still open here; a second name for the old file stands for that.
+    folder = tmp_path / "production"
+    writer = start_script("commanded_process.py", folder)
+    assert [writer.ask(line) for line in ("open", "commit 1")] == ["done"] * 2
+    source = open_source(str(folder))
+    assert numbers(source) == {1}
+    old = Path(current_folder(str(folder))) / "lock.mdb"
+    assert [writer.ask(line) for line in ("rebuild", "commit 2")] == ["done"] * 2
+    (folder / "v1" / "2" / "lock.mdb").unlink()
+    (folder / "v1" / "2" / "lock.mdb").hardlink_to(old)
+    assert writer.ask("swap") == "done"
+    assert numbers(source) == {2}

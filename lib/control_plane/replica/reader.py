@@ -398,7 +398,10 @@ def _identity(path: str) -> tuple[int, int]:
 def _open_environment(directory: str) -> Any:
     try:
         return lmdb.open(
-            directory,
+            # The file, not its folder: py-lmdb takes an environment for open already when it has
+            # seen its lock file's inode, which is given to another as soon as the folder is gone.
+            os.path.join(directory, "data.mdb"),
+            subdir=False,
             map_size=MAP_BYTES,
             max_dbs=MAX_DATABASES,
             max_spare_txns=0,
