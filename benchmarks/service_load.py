@@ -235,35 +235,39 @@ def _poll(host: Host, polls: int, changes: int, measured: Measured) -> None:
     os.sched_setaffinity(0, {ours})
     place = urlsplit(host.url)
     address = (str(place.hostname), int(place.port or 0))
-    sockets = [socket.create_connection(address) for _ in range(polls)]
     try:
         size = _size(host)
         for number in range(changes):
-            _ask(sockets, host.token("follow"), size)
-            time.sleep(PARKED_SECONDS)
-            answers = _Answers(sockets)
-            answers.start()
-            submitted = host.kill(kill=number % 2 == 0)
-            measured.polls += [at - submitted for at in answers.wait()]
+            with ExitStack() as stack:
+                # New ones each time: what is idle meanwhile, a store may close.
+                sockets = [
+                    stack.enter_context(_asking(address, host.token("follow"), size))
+                    for _ in range(polls)
+                ]
+                time.sleep(PARKED_SECONDS)
+                answers = _Answers(sockets)
+                answers.start()
+                submitted = host.kill(kill=number % 2 == 0)
+                measured.polls += [at - submitted for at in answers.wait()]
             measured.polls_bare += _bare_polls(answers.body, polls, theirs)
             size += 1
     finally:
         os.sched_setaffinity(0, before)
-        for each in sockets:
-            each.close()
 
 
 def _size(host: Host) -> int:
     return int(host.author.store.checkpoint(ENVIRONMENT).split(b"\n")[1])
 
 
-def _ask(sockets: Sequence[socket.socket], token: str, size: int) -> None:
+def _asking(address: tuple[str, int], token: str, size: int) -> socket.socket:
+    """A connection that has asked for what comes after ``size`` entries."""
     request = (
         f"GET /v1/{ENVIRONMENT}/follow?epoch=1&size={size}&wait=20 HTTP/1.1\r\n"
         f"Host: store\r\nAuthorization: Bearer {token}\r\n\r\n"
-    ).encode()
-    for each in sockets:
-        each.sendall(request)
+    )
+    connection = socket.create_connection(address)
+    connection.sendall(request.encode())
+    return connection
 
 
 class _Answers(threading.Thread):
@@ -283,7 +287,13 @@ class _Answers(threading.Thread):
         deadline = time.monotonic() + 30
         while received and time.monotonic() < deadline:
             for number, _ in poll.poll(1.0):
-                received[number] += self._sockets[number].recv(1 << 16)
+                data = _received(self._sockets[number])
+                if data is None:
+                    # Closed without an answer: `wait` tells how many were not answered.
+                    received.pop(number)
+                    poll.unregister(number)
+                    continue
+                received[number] += data
                 if _whole(received[number]):
                     self._times.append(time.monotonic())
                     self.body = received.pop(number)
@@ -296,6 +306,13 @@ class _Answers(threading.Thread):
         if len(self._times) != len(self._sockets):
             raise RuntimeError(f"expected {len(self._sockets)} answers, found {len(self._times)}")
         return self._times
+
+
+def _received(connection: socket.socket) -> bytes | None:
+    try:
+        return connection.recv(1 << 16) or None
+    except ConnectionError:
+        return None
 
 
 def _whole(data: bytes) -> bool:
