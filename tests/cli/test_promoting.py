@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,18 @@ def test_a_segment_with_other_shards_comes_whole(run: Cli, write: Write, tmp_pat
     ]  # fmt: skip
     again = run(*PROMOTE, "segment/s_promoted")
     assert again["changed"] == []
+
+
+def test_members_of_the_target_do_not_survive_in_a_promoted_segment(run: Cli, write: Write) -> None:
+    # Its shard of four is the second, of two the first: that one is empty on both sides.
+    member = next(m for m in map(str, range(99)) if sha256(m.encode()).digest()[0] >> 6 == 1)
+    for environment, bits in (("staging", 1), ("production", 2)):
+        document = {"kind": "segment", "name": "s_members", "metadata": {"shards": bits}}
+        run("apply", "-f", write(document), "-e", environment)
+    run("segment", "add", "s_members", member, "-e", "production")
+    run(*PROMOTE, "segment/s_members", "--take-over")
+    sides = ("--from", "staging", "--to", "production", "segment/s_members")
+    assert run("diff", *sides)["equal"] is True
 
 
 def test_a_dry_run_or_a_file_writes_nothing_to_the_log(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from control_plane.cli.services import start_daemon
 from control_plane.client import ControlPlaneClient
+from control_plane.log.fold import Head
+from control_plane.replica.reader import LMDB_ENGINE, MAX_DATABASES
 
 Cli = Callable[..., Any]
 
@@ -88,6 +92,24 @@ def test_a_damaged_copy_is_found_and_nothing_is_mended(run: Cli, node: Any, tmp_
     assert ran.code == 1
     assert "production: flag/five: expected " in ran.out
     assert data.read_bytes() == damaged
+
+
+def test_heads_that_the_log_does_not_lead_to_are_told(run: Cli, node: Any, tmp_path: Path) -> None:
+    kill(run, node, "forged")
+    copy = tmp_path / "forged"
+    shutil.copytree(Path(node.replica), copy, symlinks=True)
+    directory = (copy / "production" / "v1" / "current").resolve()
+    database = lmdb.open(
+        str(directory), max_dbs=MAX_DATABASES, map_size=1 << 30, lib_version=LMDB_ENGINE
+    )
+    with database, database.begin(write=True) as transaction:
+        heads = database.open_db(b"heads", transaction, create=False)
+        key, data = next(iter(transaction.cursor(heads)))
+        forged = replace(Head.decode(data), digest="f" * 64)
+        transaction.put(key, forged.encode(), db=heads)
+    ran = run("replica", "verify", "--replica", copy, "--against", node.store)
+    assert (ran.code, "heads with root" in ran.out) == (1, True), ran.out
+    assert "move the replica away and start the daemon" in ran.out
 
 
 def test_a_node_without_replica_is_told_so(cli: Cli, tmp_path: Path) -> None:

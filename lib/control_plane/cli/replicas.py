@@ -116,7 +116,7 @@ def _print(row: dict[str, Any]) -> None:
     for problem in row["problems"]:
         click.echo(f"{name}: {problem}")
     if row["problems"]:
-        click.echo(f"{name}: {len(row['problems'])} problems in {row['directory']}")
+        click.echo(f"{name}: not sound, in {row['directory']}")
         return
     listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "no records"
     click.echo(f"{name}: sound at generation {row['generation']}; {listed}; {row['heads']} heads")
