@@ -19,6 +19,8 @@ from aiohttp import web
 from control_plane.errors import InputInvalid, Refused
 
 DEFAULT = "127.0.0.1:7840"
+ACCEPTED_AT_ONCE = 32
+WAITING = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,9 @@ async def listen_at(runner: web.AppRunner, listen: Listen, context: ssl.SSLConte
     if listen.path is not None:
         return await _listen_unix(runner, listen.path)
     bound = _bound(listen)
-    await web.SockSite(runner, bound, ssl_context=context, backlog=1024).start()
+    await web.SockSite(runner, bound, ssl_context=context, backlog=ACCEPTED_AT_ONCE).start()
+    # asyncio accepts as many in one go as it lets wait; more may wait than are to come at once.
+    bound.listen(WAITING)
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}:{port}"

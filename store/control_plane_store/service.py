@@ -10,6 +10,7 @@
   that part before it wakes them.
 - Requests are bounded: 32 MiB of body, ``BODY_SECONDS`` to send it, ``MAX_BLOBS`` of them
   at once. Bodies are taken as they are, never decompressed.
+- Connections that ask for nothing are bounded, see ``doorway``.
 - Errors have one form, see ``answers``.
 - When it stops, waiting polls are answered with what there is and work already taken is finished.
 """
@@ -37,6 +38,7 @@ from control_plane.names import DIGEST, MAX_LEAF_BYTES, MAX_REQUEST_BYTES
 from control_plane_store import answers, feed, insight, tokens
 from control_plane_store.admission import read_change_set
 from control_plane_store.database import Database
+from control_plane_store.doorway import Doorway
 from control_plane_store.sequencer import Outcome, Pending, Receipt, Sequencer, refusal
 from control_plane_store.transactions import Log, Snapshot, TokenRow
 
@@ -365,7 +367,7 @@ def create_app(store: Store) -> web.Application:
 
 def new_runner(application: web.Application) -> web.AppRunner:
     """A runner with this service's limits; ``cleanup`` drains it."""
-    return web.AppRunner(
+    runner = web.AppRunner(
         application,
         access_log=None,
         auto_decompress=False,
@@ -373,6 +375,10 @@ def new_runner(application: web.Application) -> web.AppRunner:
         max_line_size=MAX_REQUEST_LINE_BYTES,
         shutdown_timeout=10.0,
     )
+    doorway = Doorway(runner)
+    application.middlewares.insert(0, doorway.attend)
+    application.cleanup_ctx.append(doorway.run)
+    return runner
 
 
 @web.middleware
