@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,8 @@ class Launcher:
         when: str = "before",
         tuned: Mapping[str, object] = QUICK,
         grace_seconds: float = 300.0,
+        # What is made for everybody must be readable all the same.
+        umask: int = 0o077,
     ) -> Process:
         """Run the command; it kills itself before or after the effect ``at``."""
         place = self.place / str(next(self._numbers))
@@ -159,7 +162,7 @@ class Launcher:
                 "arguments": [str(argument) for argument in arguments], "root": str(root),
                 "out": str(place / "out"), "err": str(place / "err"),
                 "trace": str(place / "trace"), "at": at, "when": when, "tuned": dict(tuned),
-                "grace_seconds": grace_seconds,
+                "grace_seconds": grace_seconds, "umask": umask,
             }
         )  # fmt: skip
         self._started.append(Process(self, answer["pid"], place))
@@ -432,29 +435,32 @@ class World:
     place: Path
     numbers: Iterator[int] = field(default_factory=count)
 
-    def installation(self) -> Installation:
+    def installation(self, *, store: bool = True) -> Installation:
         """A new installation, its store made and not started."""
-        made = Installation(self.launcher, self._new())
+        made = Installation(self.launcher, self.new())
         create_trust(
             made.place, installation="a", environments=[ENVIRONMENT], authors=AUTHORS, threshold=2
         )
+        if not store:
+            return made
         done = self.launcher.run(made.place, *made.init_arguments())
         assert done.code == 0, done.complained()
         return made
 
     def copy(self, installation: Installation) -> Installation:
-        place = self._new()
+        place = self.new()
         place.rmdir()
         return installation.copy(place)
 
     def node(self, installation: Installation, of: Node | None = None) -> Node:
         """A new node, or one that begins with a copy of another's replica."""
-        root = self._new()
+        root = self.new()
         if of is not None:
             shutil.copytree(of.root, root, symlinks=True, dirs_exist_ok=True)
         return Node(installation, root)
 
-    def _new(self) -> Path:
+    def new(self) -> Path:
+        """A new folder."""
         place = self.place / str(next(self.numbers))
         place.mkdir(mode=0o700)
         return place
@@ -548,3 +554,20 @@ def quick() -> Mapping[str, object]:
 def small() -> Mapping[str, object]:
     """Pauses made short, and bounds that sets of a few changes pass."""
     return QUICK | SMALL
+
+
+@pytest.fixture(scope="session")
+def one_a_row() -> Callable[..., list[Effect]]:
+    """Of each row of a table the first effect of a run, to be killed before, or the last, after."""
+
+    def one_a_row(table: Sequence[Sequence[str]], names: Sequence[str], when: str) -> list[Effect]:
+        found: dict[str, Effect] = {}
+        seen: Counter[str] = Counter()
+        for name in names:
+            seen[name] += 1
+            row = next(pattern for pattern, *_ in table if fnmatch(name, pattern))
+            if when == "after" or row not in found:
+                found[row] = (name, seen[name])
+        return list(found.values())
+
+    return one_a_row

@@ -115,7 +115,7 @@ class Effects:
             self._wrap_path(verb)
         for verb in ("rename", "replace", "link", "symlink"):
             self._wrap_pair(verb)
-        for verb in ("write", "pwrite", "ftruncate", "fsync"):
+        for verb in ("write", "pwrite", "ftruncate", "fchmod", "fsync"):
             self._wrap_descriptor(verb)
         self._wrap_open()
 

@@ -37,7 +37,7 @@ def run(asked: dict[str, Any]) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    os.umask(0o077)  # what is made for everybody must be readable all the same
+    os.umask(asked["umask"])
     for place, value in asked["tuned"].items():
         module, name = place.rsplit(".", 1)
         setattr(importlib.import_module(module), name, value)

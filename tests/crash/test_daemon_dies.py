@@ -31,6 +31,7 @@ TABLE = (
     ("ftruncate */daemon.lock", "another holder's number, longer or shorter", "_lock"),
     ("create */header.new", "a folder without header, nobody links to it", "_sweep"),
     ("write */header.new", "a folder without header, nobody links to it", "_sweep"),
+    ("fchmod */header.new", "a folder without header, nobody links to it", "_sweep"),
     ("fsync */header.new", "a folder without header, nobody links to it", "_sweep"),
     ("rename */v1/[0-9]*/header", "a folder without database, nobody links to it", "_sweep"),
     ("make */data.mdb", "a folder nobody links to; or one that was there", "_sweep; LMDB"),
@@ -244,15 +245,18 @@ def row_of(effect: str) -> int | None:
     return next(rows, None)
 
 
-def new_effects(cases: Cases, name: str) -> list[str]:
-    """Effects of a case that no earlier case shows, and all its commits and renames."""
+def chosen(cases: Cases, name: str, when: str) -> list[str]:
+    """Of each row no earlier case shows its first effect, or its last; and all commits, renames."""
     shown = {
         row_of(effect) for other in NAMES[: NAMES.index(name)] for effect in cases.trace(other)
     }
+    effects = list(dict.fromkeys(cases.trace(name)))
+    one = {row_of(effect): effect for effect in (effects if when == "after" else reversed(effects))}
     return [
         effect
-        for effect in dict.fromkeys(cases.trace(name))
-        if row_of(effect) not in shown or effect.startswith(("commit", "rename"))
+        for effect in effects
+        if effect.startswith(("commit", "rename"))
+        or (row_of(effect) not in shown and effect == one[row_of(effect)])
     ]
 
 
@@ -268,7 +272,7 @@ def test_every_effect_of_the_daemon_is_in_the_table(cases: Cases) -> None:
 def test_a_daemon_killed_at_an_effect_goes_on_where_it_was(
     cases: Cases, name: str, when: str
 ) -> None:
-    for effect in new_effects(cases, name):
+    for effect in chosen(cases, name, when):
         assert cases.kill(name, (effect, 1), when), effect
 
 
