@@ -15,6 +15,18 @@ from hypothesis import strategies as st
 
 HERE = Path(__file__).parent
 
+NAMES = (
+    "yaml", "place", "json", "strict", "canonical", "statement change-set", "statement trust",
+    "statement snapshot", "statement epoch", "envelope", "submission", "leaf", "change file",
+    "change list", "note", "checkpoint", "checkpoint text", "vkey", "tile path", "entry bundle",
+    "frontier", "head", "root", "targets", "policy root", "policy targets", "trust.json",
+    "private key", "public key", "document flag", "document segment", "document config",
+    "document agent", "document tool", "compiled", "resolved", "shard", "record", "head key",
+    "held entry", "config record", "registry record", "manifest record", "header page",
+    "flag record", "segment record", "follow", "moved epoch",
+)  # fmt: skip
+"""The targets; a list of its own, because making them takes keys and files."""
+
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 255, 1 << 31, (1 << 53) - 1, 1 << 53, 1 << 63, 0.5, -0.0, 1e308,
     "", "x", "\0", "\n", "a\nb", "\x1b[2J", "é", "\u2028", "*", "..", "/", "%s", "9" * 5000,
@@ -27,6 +39,18 @@ ODD_BYTES = (
     b"NaN", b"\\ud800", b"9" * 30, b"\xc1", b"\xdd\xff\xff\xff\xff", b"\xc7\x08\xff", b"\xd4\x01",
     b"\xef\xbb\xbf", b"\x7f", b"\xc2\x85", b"\xe2\x80\xa8", b"\x1b[2J",
 )  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for ``target_name`` once for each target."""
+    if "target_name" in metafunc.fixturenames:
+        metafunc.parametrize("target_name", NAMES)
+
+
+@pytest.fixture
+def target_names() -> tuple[str, ...]:
+    """The names tests run for."""
+    return NAMES
 
 
 def _load() -> Any:
