@@ -41,8 +41,9 @@ class Listen:
         if text.startswith("unix:") and len(text) > 5:
             return cls(path=text.removeprefix("unix:"))
         host, colon, port = text.rpartition(":")
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-            raise InputInvalid(f"--listen: expected host:port or unix:PATH, found {text!r}")
+        number = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16
+        if not (colon and host and number):
+            raise InputInvalid(f"--listen: expected host:port or unix:PATH, found {text[:200]!r}")
         return cls(host.strip("[]"), int(port))
 
     @property

@@ -193,7 +193,9 @@ def test_beyond_loopback_the_store_wants_tls_or_a_proxy() -> None:
     check_reach(everywhere, tls=False, behind_proxy=True)
 
 
-@pytest.mark.parametrize("place", ["7840", "host:", ":1", "host:65536", "unix:", "host:-1"])
+@pytest.mark.parametrize(
+    "place", ["7840", "host:", ":1", "host:65536", "unix:", "host:-1", "host:" + "9" * 5000]
+)
 def test_a_place_of_another_form_is_refused(place: str) -> None:
     with pytest.raises(InputInvalid, match="--listen"):
         Listen.parse(place)
