@@ -31,7 +31,7 @@ from control_plane.publish.changefile import SignedChange
 from control_plane.publish.keyfiles import NEVER, create_trust, load_public, load_signer
 from control_plane.publish.publisher import Publisher
 from control_plane.replica.format import parse_head_key
-from control_plane.replica.header import GENERATION, map_header
+from control_plane.replica.header import GENERATION, TOMBSTONE, map_header
 from control_plane.replica.reader import open_replica
 from control_plane.replica.source import current_folder
 from control_plane.replica.verify import verify
@@ -391,6 +391,16 @@ class Node:
         places = [Path(self.folder), current.parent, current, *files]
         return [place.stat().st_mode & 0o777 for place in places]
 
+    def untold(self) -> list[Path]:
+        """Folders whose readers are not sent on to the one in use."""
+        current = Path(current_folder(self.folder))
+        headers = [path for path in current.parent.glob("*/header") if path.parent.name.isdigit()]
+        return [
+            path
+            for path in headers
+            if path.parent != current and not map_header(str(path))[8 * TOMBSTONE]
+        ]
+
     def settled(self) -> bool:
         """Whether nothing is held and nothing staged."""
         return not self.table("held") and not self.table("staging")
@@ -498,6 +508,7 @@ class World:
             assert node.settled()
             assert node.generation() == len(leaves)
             assert verify(node.folder).problems == ()
+            assert node.untold() == []
             assert node.modes() == [0o755, 0o755, 0o755, 0o644, 0o644, 0o600]
 
 
