@@ -192,6 +192,9 @@ def cases(world: Any, quick: Any, small: Any) -> Cases:
     def caught_up(node: Any, daemon: Any) -> bool:
         return node.generation() == end and len(list((node.root / "production/v1").iterdir())) == 3
 
+    def parts_done(node: Any, _: Any) -> bool:
+        return node.generation() == end and node.settled()
+
     def damaged() -> Any:
         node = world.node(full.installation, new)
         data = node.root / "production" / "v1" / "2" / "data.mdb"
@@ -206,7 +209,7 @@ def cases(world: Any, quick: Any, small: Any) -> Cases:
         {
             "a new node": Case(lambda: world.node(store), store, caught_up, quick),
             "entries in parts": Case(
-                lambda: world.node(store, old), store, lambda n, _: n.generation() == end, small
+                lambda: world.node(store, old), store, parts_done, small
             ),
             "a damaged replica": Case(damaged, store, caught_up, quick),
             "a held entry": Case(
