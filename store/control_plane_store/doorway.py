@@ -4,7 +4,9 @@ A connection is idle from the moment it is accepted until it has sent a whole re
 between requests; a long poll is not idle. ``MAX_IDLE`` may stand, or a quarter of what the process
 may open; beyond that those that were silent the longest are closed, those that never asked first.
 So whoever opens thousands of connections and sends nothing, or a byte a minute, takes no
-descriptor from those who ask. (``service.IDLE_SECONDS`` ends the others in time.)
+descriptor from those who ask. (``service.IDLE_SECONDS`` ends the others in time.) A connection that
+was answered less than ``PATIENCE_SECONDS`` ago is left alone while descriptors are plenty: after a
+change a thousand followers stand idle together for the moment before they ask again.
 
 It must not come to the last descriptor: asyncio before Python 3.13 then tries again for every
 place of the backlog, logs each and answers nobody. So connections are looked through many times a
@@ -15,13 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import resource
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
 MAX_IDLE = 512
+UNLIMITED = 1 << 20
 SWEEP_SECONDS = 0.02
+PATIENCE_SECONDS = 5.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,12 +35,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Doorway:
     """Watches the connections of one runner while its application runs."""
 
-    def __init__(self, runner: web.AppRunner, max_idle: int | None = None) -> None:
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        max_idle: int | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._runner = runner
-        self._max_idle = _allowed() if max_idle is None else max_idle
+        descriptors = _descriptors()
+        self._max_idle = min(MAX_IDLE, descriptors // 4) if max_idle is None else max_idle
+        self._crowd = descriptors // 2
+        self._monotonic = monotonic
         self._busy: set[object] = set()
-        # Connections in the order of their last request's end.
-        self._asked: dict[object, None] = {}
+        # Connections in the order of their last request's end, with its time.
+        self._asked: dict[object, float] = {}
 
     @web.middleware
     async def attend(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -46,7 +60,7 @@ class Doorway:
         finally:
             self._busy.discard(connection)
             self._asked.pop(connection, None)
-            self._asked[connection] = None
+            self._asked[connection] = self._monotonic()
 
     async def run(self, application: web.Application) -> AsyncIterator[None]:
         """Sweep for as long as the application runs."""
@@ -70,18 +84,16 @@ class Doorway:
         open_now = set(standing)
         for connection in [each for each in self._asked if each not in open_now]:
             del self._asked[connection]
-        silent = [each for each in standing if each not in self._asked]
-        asked = [each for each in standing if each in self._asked]
-        order = {connection: place for place, connection in enumerate(self._asked)}
-        idle = [
-            each
-            for each in (*silent, *sorted(asked, key=order.__getitem__))
-            if each not in self._busy
-        ]
+        idle = [each for each in standing if each not in self._busy]
+        # Those that never asked come first, then those that were answered longest ago.
+        idle.sort(key=lambda each: self._asked.get(each, -math.inf))
+        spared = self._monotonic() - PATIENCE_SECONDS if len(standing) < self._crowd else math.inf
         for connection in idle[: max(0, len(idle) - self._max_idle)]:
-            connection.force_close()
+            if self._asked.get(connection, -math.inf) <= spared:
+                connection.force_close()
 
 
-def _allowed() -> int:
+def _descriptors() -> int:
+    """How many the process may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_IDLE if soft == resource.RLIM_INFINITY else min(MAX_IDLE, max(1, soft // 4))
+    return UNLIMITED if soft == resource.RLIM_INFINITY else max(4, soft)
