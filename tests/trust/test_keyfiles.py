@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def test_a_key_that_others_can_reach_is_refused_with_the_cure(tmp_path: Path, bi
     made.path.chmod(bits)
     with pytest.raises(KeyFileRefused, match=rf"mode {bits:04o}; run 'chmod 600 .*alice\.pem'"):
         load_signer(made.path)
+
+
+def test_a_key_too_short_for_its_kind_is_refused(tmp_path: Path) -> None:
+    """One changed byte of a key file: an X448 key, of 32 bytes. OpenSSL has no word for it."""
+    der = bytes.fromhex("302e020100300506032b656f04220420") + bytes(32)
+    path = tmp_path / "alice.pem"
+    body = b64encode(der).decode()
+    path.write_text(f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
+    path.chmod(0o600)
+    with pytest.raises(SyntaxInvalid, match="expected a private key in PEM"):
+        load_signer(path)
 
 
 def test_what_is_no_ed25519_key_is_refused(tmp_path: Path) -> None:
