@@ -2,11 +2,13 @@
 
 A connection is idle from the moment it is accepted until it has sent a whole request, and again
 between requests; a long poll is not idle. ``MAX_IDLE`` may stand, or a quarter of what the process
-may open; beyond that those that were silent the longest are closed, those that never asked first.
-So whoever opens thousands of connections and sends nothing, or a byte a minute, takes no
-descriptor from those who ask. (``service.IDLE_SECONDS`` ends the others in time.) A connection that
-was answered less than ``PATIENCE_SECONDS`` ago is left alone while descriptors are plenty: after a
-change a thousand followers stand idle together for the moment before they ask again.
+may open; beyond that those that have been idle the longest are closed. So whoever opens thousands
+of connections and sends nothing, or a byte a minute, takes no descriptor from those who ask.
+(``service.IDLE_SECONDS`` ends the others in time.)
+
+A connection that is idle for less than ``PATIENCE_SECONDS`` is left alone while descriptors are
+plenty: after a change a thousand followers stand idle together for the moment before they ask
+again, and a new client takes a moment to say what it wants.
 
 It must not come to the last descriptor: asyncio before Python 3.13 then tries again for every
 place of the backlog, logs each and answers nobody. So connections are looked through many times a
@@ -17,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -47,8 +48,8 @@ class Doorway:
         self._crowd = descriptors // 2
         self._monotonic = monotonic
         self._busy: set[object] = set()
-        # Connections in the order of their last request's end, with its time.
-        self._asked: dict[object, float] = {}
+        # Since when a connection is idle: when it was first seen, or when it was last answered.
+        self._since: dict[object, float] = {}
 
     @web.middleware
     async def attend(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -59,8 +60,7 @@ class Doorway:
             return await handler(request)
         finally:
             self._busy.discard(connection)
-            self._asked.pop(connection, None)
-            self._asked[connection] = self._monotonic()
+            self._since[connection] = self._monotonic()
 
     async def run(self, application: web.Application) -> AsyncIterator[None]:
         """Sweep for as long as the application runs."""
@@ -77,19 +77,18 @@ class Doorway:
 
     def sweep(self) -> None:
         """Close the idle connections that are too many."""
-        server = self._runner.server
+        server, now = self._runner.server, self._monotonic()
         standing = [] if server is None else server.connections
+        if len(self._since) > len(standing):
+            open_now = set(standing)
+            self._since = {each: at for each, at in self._since.items() if each in open_now}
         if len(standing) <= self._max_idle:
             return
-        open_now = set(standing)
-        for connection in [each for each in self._asked if each not in open_now]:
-            del self._asked[connection]
         idle = [each for each in standing if each not in self._busy]
-        # Those that never asked come first, then those that were answered longest ago.
-        idle.sort(key=lambda each: self._asked.get(each, -math.inf))
-        spared = self._monotonic() - PATIENCE_SECONDS if len(standing) < self._crowd else math.inf
+        idle.sort(key=lambda each: self._since.setdefault(each, now))
+        spared = now - PATIENCE_SECONDS if len(standing) < self._crowd else now
         for connection in idle[: max(0, len(idle) - self._max_idle)]:
-            if self._asked.get(connection, -math.inf) <= spared:
+            if self._since[connection] <= spared:
                 connection.force_close()
 
 

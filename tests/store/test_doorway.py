@@ -59,13 +59,25 @@ async def asks(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]) ->
         return False
 
 
-async def test_followers_between_two_requests_keep_their_connections(served: Served) -> None:
+async def test_those_who_asked_or_came_a_moment_ago_keep_their_connections(served: Served) -> None:
     followers = [await served.connect() for _ in range(FOLLOWERS)]
-    silent = [await served.connect() for _ in range(3)]
     assert [await asks(each) for each in followers] == [True] * FOLLOWERS
+    newcomers = [await served.connect() for _ in range(3)]
     served.doorway.sweep()
-    assert [await asks(each) for each in followers] == [True] * FOLLOWERS
+    assert [await asks(each) for each in (*followers, *newcomers)] == [True] * (FOLLOWERS + 3)
+    for _, writer in (*followers, *newcomers):
+        writer.close()
+
+
+async def test_connections_long_silent_give_way_the_oldest_first(served: Served) -> None:
+    silent = [await served.connect() for _ in range(3)]
+    served.doorway.sweep()
+    served.clock.now += PATIENCE_SECONDS
+    followers = [await served.connect() for _ in range(2)]
+    assert [await asks(each) for each in followers] == [True] * 2
+    served.doorway.sweep()
     assert [await asks(each) for each in silent] == [False] * 3
+    assert [await asks(each) for each in followers] == [True] * 2
     for _, writer in (*followers, *silent):
         writer.close()
 
@@ -80,3 +92,14 @@ async def test_connections_long_answered_give_way_the_oldest_first(served: Serve
     assert [await asks(each) for each in followers] == [False] * 3 + [True] * 2
     for _, writer in followers:
         writer.close()
+
+
+async def test_connections_that_ended_are_forgotten(served: Served) -> None:
+    for _ in range(20):
+        connection = await served.connect()
+        assert await asks(connection)
+        connection[1].close()
+        await connection[1].wait_closed()
+    await asyncio.sleep(0.1)
+    served.doorway.sweep()
+    assert len(served.doorway._since) <= 2
