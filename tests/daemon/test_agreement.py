@@ -14,7 +14,7 @@ from control_plane.replica.format import head_key
 from control_plane.replica.verify import verify
 
 RELAXED = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 NAMES = st.sampled_from(["a", "b"])
