@@ -20,6 +20,7 @@
     │   ├── NotDelegated              no delegation gives that key that name
     │   ├── ThresholdNotReached       more signatures are needed
     │   ├── Late                      sequenced after the statement's not_after
+    │   ├── EpochMoved                the log goes on in a later epoch
     │   ├── KeyFileRefused            a key file that is open to others, locked, or in the way
     │   └── TokenRefused              no token, a wrong one, or one that may not do this
     ├── TrustError                    call security: somebody's bytes are not what they claim to be
@@ -27,6 +28,7 @@
     │   ├── ChecksumMismatch          bytes that do not have their digest
     │   ├── RolledBack                a checkpoint smaller than the one held
     │   ├── Forked                    two checkpoints that cannot both be true
+    │   ├── EpochDiverged             a new epoch that leaves the history held
     │   └── TrustExpired              the policy in force has expired
     ├── ReplicaInvalid                rebuild: the file is not what this version can read
     │   ├── ReplicaCorrupt            a record, header or database that fails its own checks
@@ -197,6 +199,16 @@ class Late(Refused):
     code = "late"
 
 
+class EpochMoved(Refused):
+    """The environment's log goes on in another epoch: ``epoch``, the newest there is."""
+
+    code = "epoch_moved"
+
+    def __init__(self, message: str, epoch: int = 0) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+
+
 class KeyFileRefused(Refused):
     """A private key file that others can read, that is locked, or that would be overwritten."""
 
@@ -237,6 +249,12 @@ class Forked(TrustError):
     """Two checkpoints of one log that no single history explains."""
 
     code = "forked"
+
+
+class EpochDiverged(TrustError):
+    """An epoch, signed by root, that continues an earlier or another history than the one held."""
+
+    code = "epoch_diverged"
 
 
 class TrustExpired(TrustError):
