@@ -22,6 +22,7 @@ from typing import Final, TypeVar, TypeVarTuple
 
 from control_plane.errors import (
     ControlPlaneError,
+    EpochMoved,
     InputInvalid,
     ReplicaInvalid,
     StoreUnreachable,
@@ -39,7 +40,6 @@ from control_plane_daemon.source import (
     PATIENCE_SECONDS,
     POLL_SECONDS,
     Backoff,
-    EpochMoved,
     Followed,
     Source,
 )

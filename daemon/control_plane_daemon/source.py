@@ -25,7 +25,13 @@ from typing import Any, Final, Protocol
 import aiohttp
 import msgpack
 
-from control_plane.errors import InputInvalid, NotFound, StoreUnreachable, TokenRefused
+from control_plane.errors import (
+    EpochMoved,
+    InputInvalid,
+    NotFound,
+    StoreUnreachable,
+    TokenRefused,
+)
 from control_plane.log.canonical import parse, sha256_hex
 from control_plane.log.steps import Batch
 
@@ -54,19 +60,15 @@ class Fetched:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-class EpochMoved(Exception):
-    """The store serves a newer epoch than the one followed."""
-
-    def __init__(self, epoch: int) -> None:
-        super().__init__(f"the store serves epoch {epoch}")
-        self.epoch = epoch
-
-
 class Source(Protocol):
     """Where a follower's entries and blobs come from."""
 
     async def follow(self, epoch: int, size: int, wait_seconds: int) -> Followed:
-        """Entries from index ``size`` on; waits up to ``wait_seconds`` for the first."""
+        """Entries from index ``size`` on; waits up to ``wait_seconds`` for the first.
+
+        Raises:
+            EpochMoved: this epoch has no more entries, and a later one is there.
+        """
 
     async def fetch(self, epoch: int, digests: Iterable[str], patience_seconds: float) -> Fetched:
         """The blobs of these digests; each is tried again until the patience ends."""
@@ -141,7 +143,7 @@ class StoreSource:
         path = f"/v1/{self._environment}/follow?epoch={epoch}&size={size}&wait={wait_seconds}"
         status, body = await self._get(path, MAX_FOLLOW_BYTES, wait_seconds + 15.0)
         if status == 410:
-            raise EpochMoved(_moved_epoch(body))
+            raise _moved(body, f"{self._environment}/{epoch}", self._url)
         self._require_ok(status, path)
         return _followed(body, self._url, epoch)
 
@@ -295,11 +297,12 @@ def _blobs(value: object, url: str) -> dict[str, bytes]:
     }
 
 
-def _moved_epoch(body: bytes) -> int:
-    """The epoch a 410 answer names, 0 when it names none: only a hint for the log line."""
+def _moved(body: bytes, log: str, url: str) -> EpochMoved:
+    """What a 410 answer says; epoch 0 when it names none: a hint, believed by nobody."""
     try:
         value = parse(body, what="follow answer", max_bytes=1 << 16)
     except InputInvalid:
-        return 0
+        value = None
     epoch = value.get("epoch") if isinstance(value, dict) else None
-    return epoch if isinstance(epoch, int) else 0
+    known = epoch if type(epoch) is int and epoch > 0 else 0
+    return EpochMoved(f"{url}: expected {log} to go on, found epoch {known}", known)

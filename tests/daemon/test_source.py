@@ -11,9 +11,9 @@ import msgpack
 import pytest
 from aiohttp import web
 
-from control_plane.errors import StoreUnreachable, TokenRefused
+from control_plane.errors import EpochMoved, StoreUnreachable, TokenRefused
 from control_plane.log.canonical import sha256_hex
-from control_plane_daemon.source import Backoff, EpochMoved, StoreSource
+from control_plane_daemon.source import Backoff, StoreSource
 
 
 @pytest.fixture
