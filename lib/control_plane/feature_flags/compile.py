@@ -44,11 +44,14 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
     from control_plane.feature_flags.definition import Condition, Definition, Rule
+    from control_plane.feature_flags.targeting import Node
 
     Members = Callable[[str, object], bool]
     Attribute = tuple[int, int]
     RuleShape = tuple[tuple[tuple[str, int], ...], int, int]
     Shape = tuple[tuple[Attribute, ...], tuple[int, ...], tuple[RuleShape, ...]]
+    # Of a flag with targeting its source.
+    AnyShape = Shape | str
 
 
 def _function() -> None: ...
@@ -199,12 +202,16 @@ def _held(value: Any) -> Any:
 class Template:
     """The code of every flag of one shape."""
 
-    __slots__ = ("_code", "_literals", "_places")
+    __slots__ = ("_code", "_literals", "_places", "names")
 
-    def __init__(self, shape: Shape, constants: int) -> None:
-        """``constants`` is how many a flag of that shape has."""
+    def __init__(
+        self, shape: AnyShape, constants: int, names: dict[str, Any] | None = None
+    ) -> None:
+        """``constants`` is how many a flag of that shape has, ``names`` what its code can name."""
+        self.names = _GLOBALS if names is None else names
         namespace: dict[str, Any] = {}
-        exec(compile(source_of(shape), "<flag>", "exec"), namespace)
+        source = shape if isinstance(shape, str) else source_of(shape)
+        exec(compile(source, "<flag>", "exec"), namespace)
         self._code: CodeType = namespace["flag"].__code__
         self._literals: list[object] = []
         # Where each constant of the code stands among a flag's constants, its returns and these
@@ -237,6 +244,7 @@ class CompiledFlag:
         "_sites",
         "_template",
         "_variants",
+        "flag_metadata",
         "generation",
         "seed",
         "segments",
@@ -253,8 +261,10 @@ class CompiledFlag:
         segments: bool = False,
         seed: int = 0,
         generation: int = 0,
+        flag_metadata: dict[str, Any] | None = None,
     ) -> None:
         self.type = type
+        self.flag_metadata = flag_metadata or {}
         self.segments = segments
         self.seed = seed
         self.generation = generation
@@ -286,7 +296,9 @@ class CompiledFlag:
             else:
                 units = {unit: answer(self, site, name) for unit, name in site.units.items()}
                 returns.append(Object(units))
-        return Function(self._template.filled(self._constants, returns), _GLOBALS, "flag")
+        return Function(
+            self._template.filled(self._constants, returns), self._template.names, "flag"
+        )
 
     def _value(self, site: Site, variant: str | None) -> Any:
         return None if variant is None else _held(self._variants[variant])
@@ -325,7 +337,7 @@ class Compiler:
     __slots__ = ("_templates",)
 
     def __init__(self) -> None:
-        self._templates: dict[Shape, Template] = {}
+        self._templates: dict[AnyShape, Template] = {}
 
     def compile(
         self, name: str, metadata: Any, kill: Any = None, generation: int = 0
@@ -344,7 +356,12 @@ class Compiler:
         seed = bucketing.seed_of(name if flag.salt is None else flag.salt)
         site = _constant(flag, kill)
         if site is not None:
-            return CompiledFlag(flag.type, flag.variants, (site,), seed=seed, generation=generation)
+            return CompiledFlag(
+                flag.type, flag.variants, (site,), seed=seed, generation=generation,
+                flag_metadata=flag.flag_metadata,
+            )  # fmt: skip
+        if flag.targeting is not None:
+            return self._targeted(name, flag, flag.targeting, seed, generation)
         shape, constants, sites = _Reading(flag, seed).parts()
         return CompiledFlag(
             flag.type,
@@ -355,12 +372,40 @@ class Compiler:
             _asks_members(shape),
             seed,
             generation,
+            flag.flag_metadata,
         )
 
-    def _template(self, shape: Shape, constants: int) -> Template:
+    def _targeted(
+        self, name: str, flag: Definition, targeting: Node, seed: int, generation: int
+    ) -> CompiledFlag:
+        # Imported here: most processes meet no flag of flagd's.
+        from control_plane.feature_flags.targeting import NAMES, written
+
+        flag_key = name if flag.salt is None else flag.salt
+        shape, constants, answers = written(
+            name, flag_key, flag.bucketing, targeting, flag.variants, flag.default, flag.overrides
+        )
+        sites = tuple(
+            Site(reason, variant, units=units, error=error)
+            for reason, variant, units, error in answers
+        )
+        return CompiledFlag(
+            flag.type,
+            flag.variants,
+            sites,
+            self._template(shape, len(constants), NAMES),
+            constants,
+            seed=seed,
+            generation=generation,
+            flag_metadata=flag.flag_metadata,
+        )
+
+    def _template(
+        self, shape: AnyShape, constants: int, names: dict[str, Any] | None = None
+    ) -> Template:
         template = self._templates.get(shape)
         if template is None:
-            template = Template(shape, constants)
+            template = Template(shape, constants, names)
             if len(self._templates) >= MAX_SHAPES:
                 self._templates = {}
             self._templates[shape] = template
@@ -377,8 +422,8 @@ def _constant(flag: Definition, kill: Any) -> Site | None:
         return Site(DISABLED, served if known else None)
     if not flag.enabled:
         return Site(DISABLED, flag.disabled)
-    if not flag.overrides and not flag.rules:
-        return Site(STATIC, flag.default)
+    if not flag.overrides and not flag.rules and flag.targeting is None:
+        return Site(DEFAULT if flag.default is None else STATIC, flag.default)
     return None
 
 

@@ -243,16 +243,17 @@ class FlagEvaluator:
         Raises:
             TypeError: the name is no str.
         """
-        details = self._again(DETAILS, name, user_id, tenant_id, context)
+        details, flag = self._decided(DETAILS, name, user_id, tenant_id, context)
         value, variant, reason, rule, error, generation = details
+        told = flag.flag_metadata.copy()
         if variant is None:
-            return Evaluation(default, None, reason, error, None, generation)
+            return Evaluation(default, None, reason, error, None, generation, told)
         wanted = _TYPE_OF_DEFAULT.get(default.__class__, _ANY)
         converted = _converted(value, wanted)
         if converted is _MISMATCH:
             self._complain_mismatch(name, wanted, value)
-            return Evaluation(default, None, ERROR, TYPE_MISMATCH, None, generation)
-        return Evaluation(converted, variant, reason, None, rule, generation)
+            return Evaluation(default, None, ERROR, TYPE_MISMATCH, None, generation, told)
+        return Evaluation(converted, variant, reason, None, rule, generation, told)
 
     def flag(self, name: str) -> Handle:
         """A callable for one boolean flag, the cheapest way to ask again and again.
