@@ -87,7 +87,7 @@ def usages() -> set[tuple[str, str]]:
     return {(verb, option) for verb, option in found if verb.split()[0] in VERBS}
 
 
-GROUPS = {"flag", "keys", "log", "replica", "schema", "segment", "store", "token"}
+GROUPS = {"flag", "import", "keys", "log", "replica", "schema", "segment", "store", "token"}
 VERBS = {
     "apply", "approve", "daemon", "delete", "demo", "diff", "doctor", "eval", "get", "history",
     "init", "kill", "list", "pending", "promote", "pull", "revert", "sign", "status", "submit",

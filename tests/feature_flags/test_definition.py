@@ -45,7 +45,7 @@ CHANGES: list[tuple[tuple[str | int, ...], Any]] = [
     (("variants", "off"), 0),
     (("variants", "off"), None),
     (("default",), "maybe"),
-    (("default",), None),
+    (("default",), 7),
     (("disabled",), "maybe"),
     (("enabled",), "yes"),
     (("enabled",), 1),

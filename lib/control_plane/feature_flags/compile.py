@@ -379,7 +379,7 @@ class Compiler:
         self, name: str, flag: Definition, targeting: Node, seed: int, generation: int
     ) -> CompiledFlag:
         # Imported here: most processes meet no flag of flagd's.
-        from control_plane.feature_flags.targeting import NAMES, written
+        from control_plane.feature_flags.targeting_code import NAMES, written
 
         flag_key = name if flag.salt is None else flag.salt
         shape, constants, answers = written(

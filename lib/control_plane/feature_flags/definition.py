@@ -13,8 +13,8 @@
 * ``default`` may be null, with ``targeting`` also left out, and ``disabled`` may be null: then the
   caller's default is served.
 * ``flag_metadata`` is told with each evaluation: a mapping of names to strings, numbers or bools.
-* Without ``targeting``, ``bucketing`` is ``xxh3-v1``. Every other field or condition word is refused: a field this
-  version does not know could change the answer.
+* Without ``targeting``, ``bucketing`` is ``xxh3-v1``. Every other field or condition word is
+  refused: a field this version does not know could change the answer.
 
 The attribute ``targeting_key``, in OpenFeature's spelling ``targetingKey`` too, is the targeting
 key: the context's, else the user id, else the tenant id.
@@ -163,9 +163,7 @@ def parse_definition(metadata: Any) -> Definition:
     )
 
 
-def _targeting(
-    metadata: Mapping[str, Any], variants: dict[str, Any]
-) -> tuple[Node | None, str]:
+def _targeting(metadata: Mapping[str, Any], variants: dict[str, Any]) -> tuple[Node | None, str]:
     """The checked ``targeting``, and how the flag buckets."""
     expression = metadata.get("targeting")
     if expression is None:
@@ -174,7 +172,7 @@ def _targeting(
             _refuse(("bucketing",), f"{bucketing.NAME} where there is no targeting", algorithm)
         return None, bucketing.NAME
     if metadata.get("rules"):
-        _refuse(("targeting",), "rules or targeting", "both", "; leave one of them out")
+        _refuse(("targeting",), "no targeting beside rules", expression)
     # Imported here: most processes meet no flag of flagd's.
     from control_plane.feature_flags.flagd_bucketing import NEWEST, VERSIONS
     from control_plane.feature_flags.targeting import parse_targeting

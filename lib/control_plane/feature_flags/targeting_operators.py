@@ -134,7 +134,7 @@ def text(value: Any) -> str:
     """
     value = plain(value)
     if type(value) is str:
-        return value  # type: ignore[no-any-return]
+        return value  # X
     written = _Written()
     _spell(value, written)
     return "".join(written.parts)
@@ -189,7 +189,7 @@ def equals(a: Any = None, b: Any = None, *_: Any) -> bool:
     a, b = plain(a), plain(b)
     one, other = _family(a), _family(b)
     if one == other:
-        return a is b if one in "[{" else a == b  # type: ignore[no-any-return]
+        return a is b if one in "[{" else a == b
     if one == "0" or other == "0":
         return number(a) == number(b)  # type: ignore[no-any-return]
     if one == "null" or other == "null" or one + other in ("[{", "{["):
