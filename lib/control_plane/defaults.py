@@ -208,6 +208,11 @@ def config_overrides() -> dict[tuple[str, ...], str]:
     }
 
 
+def counts_usage() -> bool:
+    """Whether this process counts which variants it serves: unless ``CONTROL_PLANE_USAGE`` is 0."""
+    return os.environ.get("CONTROL_PLANE_USAGE", "").lower() not in ("0", "false", "no", "off")
+
+
 def _set(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from control_plane.client import ControlPlaneClient
+from control_plane.feature_flags.flag_manager import FeatureFlagManager
 from control_plane.replica.reader import OPEN
 from control_plane.replica.source import FORMAT_FOLDER
 from control_plane.replica.writer import ReplicaWriter
@@ -44,6 +45,7 @@ class ReplicaKit(ControlPlaneClient):
         self._generation = 0
         self._publish(documents)
         super().__init__(str(root), documents.environment)
+        self._flags = FeatureFlagManager(self, now=now)
 
     def set_flag(self, name: str, flag: Flag | None) -> int:
         """Publish a flag's metadata, or true or false for everybody; None deletes it."""
