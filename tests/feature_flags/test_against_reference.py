@@ -125,8 +125,7 @@ def word_holds(word: str, value: Any, operand: Any) -> bool:
         return numeric and ORDERS[word](value, operand)
     if word == "semver":
         return isinstance(value, str) and all(
-            semver_order(value, other) is not None
-            and ORDERS[order](semver_order(value, other), 0)
+            semver_order(value, other) is not None and ORDERS[order](semver_order(value, other), 0)
             for order, other in operand.items()
         )
     if word in ("before", "after"):
@@ -183,12 +182,20 @@ def semver_order(one: str, other: str) -> int | None:
     return 0
 
 
+RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
 def moment(value: Any) -> float | None:
     if isinstance(value, bool) or value != value:
         return None
     if isinstance(value, (int, float)):
         return value if abs(value) < 1e15 else None
     if not isinstance(value, str):
+        return None
+    if not RFC_3339.fullmatch(value):
         return None
     try:
         found = datetime.fromisoformat(value)
@@ -273,14 +280,20 @@ HOSTILE = st.sampled_from(
     [["a"], ["pro", 1], [], {"a": 1}, b"a", ("a",), float("nan"), float("inf"), "\ud800", 10**400]
 )
 TIMES = st.sampled_from(
-    ["2026-06-01T12:00:00Z", "2026-06-01T13:00:00+02:00", "2027-01-01T00:00:00.5Z"]
-    + ["2020-02-29T23:59:59-08:00"]
+    [
+        "2026-06-01T12:00:00Z",
+        "2026-06-01T13:00:00+02:00",
+        "2027-01-01T00:00:00.5Z",
+        "2020-02-29T23:59:59-08:00",
+    ]
 )
 TIMELIKE = TIMES | st.sampled_from(["2026-06-01", "2026-06-01T12:00:00", 0, 1780315200, 1e300])
 VERSIONS = st.sampled_from(
     ["1.0.0", "1.2.0", "1.10.0", "1.2.0-rc.1", "1.2.0-rc.11", "1.2.0-rc.x", "1.2.0-1", "1.2.0+b"]
 )
-VERSIONLIKE = VERSIONS | st.sampled_from(["1.2", "v1.2.0", "01.2.0", "1.2.0-", "1.2.0-01", "1.2.0+"])
+VERSIONLIKE = VERSIONS | st.sampled_from(
+    ["1.2", "v1.2.0", "01.2.0", "1.2.0-", "1.2.0-01", "1.2.0+"]
+)
 VALUES = (
     st.none()
     | SCALARS
@@ -359,7 +372,9 @@ def a_flag(draw: st.DrawFn) -> dict[str, Any]:
             rule["salt"] = draw(st.text("ab", min_size=1, max_size=3))
         if draw(st.integers(0, 4)) == 0:
             times = sorted({draw(TIMES), draw(TIMES)}, key=lambda text: moment(text) or 0.0)
-            rule |= dict(zip(draw(st.sampled_from([["from", "until"], ["until"]])), times))
+            rule |= dict(
+                zip(draw(st.sampled_from([["from", "until"], ["until"]])), times, strict=False)
+            )
         weights = draw(st.lists(st.integers(0, 5), min_size=2, max_size=4).filter(any))
         entries = [{"variant": draw(names), "weight": weight} for weight in weights]
         rule["serve"] = draw(names) if draw(st.booleans()) else entries
@@ -415,6 +430,56 @@ def test_values_compare_as_the_table_says(wanted: Any, attribute: str) -> None:
             context = {"plan": value, "user": {"plan": value}, "user_id": value}
             expected = holds(attribute, condition, lambda _, value=value: value, None, {})
             assert flags.is_enabled("f", context=context) is expected, (value, condition)
+
+
+PLAIN_NUMBERS: list[Any] = [0, 1, -1, 1.0, 1.5, 2**53, 2**53 + 1, float(2**53)]
+PLAIN_TEXTS: list[Any] = ["pro", "professional", "a pro", "p", "Pro", "é", "1"]
+VERSION_TEXTS: list[Any] = [
+    "1.0.0", "1.2.0", "1.10.0", "1.2.0-rc.1", "1.2.0-rc.11", "1.2.0-rc.x", "1.2.0-1", "1.2.0+b",
+    "1.2", "v1.2.0", "01.2.0", "1.2.0-", "1.2.0-01", "1.2.0+", "1.2.0.0",
+]  # fmt: skip
+TIME_TEXTS: list[Any] = [
+    "2026-06-01T12:00:00Z", "2026-06-01T14:00:00+02:00", "2026-06-01T12:00:00.001Z",
+    "2020-02-29T23:59:59-08:00", "2026-06-01", "2026-06-01T12:00:00", "2026-W23-1T12:00:00Z",
+    1780315200, 1780315200.5, "1780315200",
+]  # fmt: skip
+ODD: list[Any] = [None, True, False, [], ["pro"], ("a", "pro"), [1], {}, {"a": 1}, b"pro", "\ud800"]
+ODD += [float("nan"), float("inf"), 10**400]
+OPERANDS: dict[str, list[Any]] = {
+    **dict.fromkeys(("gt", "gte", "lt", "lte"), PLAIN_NUMBERS),
+    "starts_with": [*PLAIN_TEXTS, ["x", "pro"]],
+    "ends_with": [*PLAIN_TEXTS, ["x", "pro"]],
+    "contains": [*PLAIN_TEXTS, ["x", "pro"]],
+    "semver": (
+        [{order: text} for order in ORDERS for text in VERSION_TEXTS[:8]]
+        + [{"gte": "1.0.0", "lt": "1.2.0"}]
+    ),
+    **dict.fromkeys(("before", "after"), TIME_TEXTS[:4]),
+    "present": [True, False],
+    "in": [[], ["pro", 1], [True, 0]],
+    "not_in": [[], ["pro", 1], [True, 0]],
+}
+
+
+@pytest.mark.parametrize("word", OPERANDS)
+def test_every_word_answers_as_its_table_says(word: str) -> None:
+    """Every operand against every value, alone and turned around by $not."""
+    for operand in OPERANDS[word]:
+        when = {"plan": {word: operand}}
+        flag = {"variants": {"on": True, "off": False}, "default": "off"}
+        plain = flags_of(
+            "f", {**flag, "rules": [{"name": "r", "when": when, "serve": "on"}]}, None, {}
+        )
+        turned = [{"name": "r", "when": {"$not": when}, "serve": "on"}]
+        other = flags_of("f", {**flag, "rules": turned}, None, {})
+        for value in PLAIN_NUMBERS + PLAIN_TEXTS + VERSION_TEXTS + TIME_TEXTS + ODD:
+            expected = word_holds(word, value, operand)
+            context = {"plan": value}
+            assert plain.is_enabled("f", context=context) is expected, (operand, value)
+            assert other.is_enabled("f", context=context) is not expected, (operand, value)
+            # As beside a value of the application's own that cannot be compared.
+            shown = plain.explain("f", context=context).steps[-1]
+            assert shown.endswith("serves on" if expected else "serves off"), (operand, value)
 
 
 class Raises:

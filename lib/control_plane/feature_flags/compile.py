@@ -149,7 +149,7 @@ def plain(value: Any) -> object:
     if value is None or kind is bool:
         return value
     if issubclass(kind, str):
-        return _UNMATCHABLE if bucketing.unit_of(value) is None else str.__str__(value)
+        return str.__str__(value)
     if issubclass(kind, int):
         return int.__int__(value)
     if issubclass(kind, float):
@@ -460,16 +460,18 @@ class Compiler:
     ) -> CompiledFlag:
         """The compiled form of a checked definition."""
         seed = bucketing.seed_of(name if flag.salt is None else flag.salt)
-        constant = _constant(flag, kill)
-        reading = None if constant is not None else _Reading(flag, seed)
-        sites = (constant,) if reading is None else reading.sites
+        site = _constant(flag, kill)
+        if site is not None:
+            return CompiledFlag(
+                name, flag.type, flag.variants, (site,),
+                seed=seed, generation=generation, counts=self._counts,
+            )  # fmt: skip
+        reading = _Reading(flag, seed)
+        shape = reading.shape
         compiled = CompiledFlag(
-            name, flag.type, flag.variants, sites,
+            name, flag.type, flag.variants, reading.sites,
             seed=seed, generation=generation, counts=self._counts,
         )  # fmt: skip
-        if reading is None:
-            return compiled
-        shape = reading.shape
         return compiled.asking(
             self._templates, shape, reading.constants, _needs(shape), reading.flags
         )

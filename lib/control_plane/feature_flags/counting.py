@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MANY = (1 << 63) - 1
 KEPT = 8
 
-Counter = type(repeat(None, 1).__next__)
+Counter: Any = type(repeat(None, 1).__next__)
 """The type of a counter's step; nothing else that a table holds has it."""
 
 
@@ -64,4 +64,4 @@ class Counts:
 
 
 def _counted(counter: repeat[Any]) -> int:
-    return MANY - counter.__length_hint__()  # type: ignore[attr-defined,no-any-return]
+    return MANY - counter.__length_hint__()

@@ -121,7 +121,7 @@ class FlagEvaluator:
         if answer is True or answer is False:
             return answer
         if answer.__class__ is Counter:
-            return answer()  # type: ignore[no-any-return]  # a bool flag's
+            return answer()  # type: ignore[no-any-return]
         if answer is None:
             return default
         try:
@@ -339,7 +339,7 @@ class FlagEvaluator:
             if answer is True or answer is False:
                 return answer
             if answer.__class__ is Counter:
-                return answer()  # type: ignore[no-any-return]  # a bool flag's
+                return answer()  # type: ignore[no-any-return]
             if answer is None:
                 return default
             try:

@@ -194,7 +194,7 @@ class Walk:
             return contains(value, operand)
         if word in (BEFORE, AFTER):
             moment = instant(value)
-            return moment < operand if word == BEFORE else moment > operand
+            return bool(moment < operand if word == BEFORE else moment > operand)
         whole = text_of(value)
         return whole.startswith(operand) if word == STARTS_WITH else whole.endswith(operand)
 
@@ -203,14 +203,14 @@ class Walk:
             return not all(self._holds(each, by) for each in operand)
         if word in (ANY, ALL):
             every = any if word == ANY else all
-            return every(all(self._holds(each, by) for each in group) for group in operand)
+            return bool(every(all(self._holds(each, by) for each in group) for group in operand))
         if word == SEGMENT:
             return bool(self._asking.members(operand, by, *self._given))
         if word == FLAG:
             name, variants = operand
             return self._asking.served(name, *self._given) in variants
         now = self._asking.now()
-        return now >= operand if word == FROM else now < operand
+        return bool(now >= operand if word == FROM else now < operand)
 
     def _why_not(self, condition: Condition, by: Any) -> str:
         word, operand = condition.word, condition.operand

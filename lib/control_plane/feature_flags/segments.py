@@ -23,7 +23,6 @@ from control_plane.replica.format import SEGMENT, decode_record, record_key
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
     from typing import Any
 
     from control_plane.feature_flags.definition import Definition

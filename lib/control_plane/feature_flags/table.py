@@ -15,8 +15,7 @@ flag of that name instead, and asks again next time.
 
 from __future__ import annotations
 
-from time import time
-
+from control_plane.defaults import wall_clock
 from control_plane.errors import (
     ControlPlaneError,
     InputInvalid,
@@ -76,7 +75,7 @@ class Library:
 
     __slots__ = ("_compiler", "_decoded", "_last", "_unpack", "counts", "now", "overridden")
 
-    def __init__(self, counting: bool = False, now: Callable[[], float] = time) -> None:
+    def __init__(self, counting: bool = False, now: Callable[[], float] = wall_clock) -> None:
         self.counts = Counts() if counting else None
         self.now = now
         self.overridden: dict[str, CompiledFlag] = {}
@@ -300,7 +299,10 @@ class Table:
             return found
         ring = " > ".join(chain)
         reason = f"expected flags that do not ask each other in a ring, found {ring}"
-        return self._library.fault(name, GENERAL, reason), ANY_TXN
+        broken = self._library.fault(name, GENERAL, reason)
+        # Who asks this one comes round to it as well, whichever of them is loaded first.
+        broken.flags = found[0].flags
+        return broken, ANY_TXN
 
     def _join(self, txn: int) -> None:
         """Insist that a record is of the transaction that questions are answered from."""
