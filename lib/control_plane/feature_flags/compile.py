@@ -467,13 +467,12 @@ class Compiler:
                 seed=seed, generation=generation, counts=self._counts,
             )  # fmt: skip
         reading = _Reading(flag, seed)
-        shape = reading.shape
         compiled = CompiledFlag(
             name, flag.type, flag.variants, reading.sites,
             seed=seed, generation=generation, counts=self._counts,
         )  # fmt: skip
         return compiled.asking(
-            self._templates, shape, reading.constants, _needs(shape), reading.flags
+            self._templates, reading.shape, reading.constants, reading.needs, reading.flags
         )
 
 
@@ -499,7 +498,9 @@ class _Reading:
     site 'r<n>'.
     """
 
-    __slots__ = ("_attributes", "_flags", "_operands", "_seed", "_sites", "constants", "shape")
+    __slots__ = (
+        "_attributes", "_flags", "_needs", "_operands", "_seed", "_sites", "constants", "shape",
+    )  # fmt: skip
 
     def __init__(self, flag: Definition, seed: int) -> None:
         self._seed = seed
@@ -507,6 +508,7 @@ class _Reading:
         self._operands: list[Any] = []
         self._sites: list[Site] = []
         self._flags: dict[str, None] = {}
+        self._needs: set[str] = set()
         overrides = tuple([self._override(path, units) for path, units in flag.overrides])
         rules = tuple([self._rule(rule) for rule in flag.rules])
         self._sites.append(Site(DEFAULT, flag.default))
@@ -525,6 +527,11 @@ class _Reading:
         return tuple(self._sites)
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What a table is asked, as the parameters of the function are called."""
+        return tuple([need for need in NEEDS if need in self._needs]) if self._needs else ()
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """The flags whose variants the conditions ask for."""
         return tuple(self._flags)
@@ -537,9 +544,9 @@ class _Reading:
         return self._attribute(path)
 
     def _rule(self, rule: Rule) -> RuleShape:
-        conditions = self._all(rule.conditions)
+        conditions = self._all(rule.conditions) if rule.conditions else ()
         entries = [entry for entry in rule.split if entry[1]]
-        asks = entries or (conditions and _mentions(conditions, SEGMENT))
+        asks = entries or ("members" in self._needs and _mentions(conditions, SEGMENT))
         by = self._attribute(rule.by) if asks else -1
         if not entries:
             self._sites.append(Site(TARGETING_MATCH, rule.serve, rule.name))
@@ -592,6 +599,7 @@ class _Reading:
             return word, self._all(operand)
         if word in (ANY, ALL):
             return word, tuple([self._all(group) for group in operand])
+        self._needs.add(_NEED[word])
         if word == FLAG:
             name, variants = operand
             self._flags[name] = None
@@ -639,20 +647,19 @@ def _mentions(conditions: Conditions, word: str) -> bool:
     return False
 
 
-_ASKED = {"members": (SEGMENT,), "served": (FLAG,), "now": (FROM, UNTIL)}
-NEEDS = tuple(_ASKED)
+_NEED = {SEGMENT: "members", FLAG: "served", FROM: "now", UNTIL: "now"}
+NEEDS = ("members", "served", "now")
 
 
 def _needs(shape: Shape) -> tuple[str, ...]:
-    """The names of what a flag of that shape asks its table for."""
-    rules = [rule[0] for rule in shape[2] if rule[0]]
-    if not rules:
-        return ()
-    return tuple([
-        name
-        for name, words in _ASKED.items()
-        if any(_mentions(conditions, word) for conditions in rules for word in words)
-    ])  # fmt: skip
+    """What a function of that shape asks a table, in the order of its parameters."""
+    asked = {
+        need
+        for conditions, _, _ in shape[2]
+        for word, need in _NEED.items()
+        if _mentions(conditions, word)
+    }
+    return tuple([need for need in NEEDS if need in asked])
 
 
 def source_of(shape: Shape, counted: bool = False) -> str:

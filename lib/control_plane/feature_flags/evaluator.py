@@ -120,16 +120,14 @@ class FlagEvaluator:
             return self._rolled_out(name, user_id, tenant_id, context, default, rollout_percentage)
         if answer is True or answer is False:
             return answer
-        if answer.__class__ is Counter:
-            return answer()  # type: ignore[no-any-return]
-        if answer is None:
-            return default
-        try:
-            return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]  # a bool flag's
-        except Exception:
-            # Comparing an application's own value can raise anything; so can a record it needs.
-            found = self._again(VALUES, name, user_id, tenant_id, context)
-            return found if found is True or found is False else default
+        if answer.__class__ is Function:
+            try:
+                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+            except Exception:
+                # Comparing an application's own value can raise anything; so can a record it needs.
+                found = self._again(VALUES, name, user_id, tenant_id, context)
+                return found if found is True or found is False else default
+        return default if answer is None else answer()  # type: ignore[no-any-return]  # a counter
 
     def variant(
         self,
