@@ -16,7 +16,7 @@ process.
 from __future__ import annotations
 
 import os
-from time import monotonic
+from time import monotonic, time
 
 from control_plane.errors import ReplicaUnavailable, TrustError
 from control_plane.replica.header import DEVELOPMENT, STATE, empty_words
@@ -68,6 +68,10 @@ class TrustedReplica:
     def _check(self) -> None:
         if _is_development(self.words):
             raise ReplicaUnavailable(_untrusted(self._replica.directory))
+
+
+wall_clock = time
+"""The clock that schedules go by where a caller gives none: seconds since 1970."""
 
 
 class ChosenSource(ReplicaSource):
@@ -126,8 +130,10 @@ class ChosenSource(ReplicaSource):
             f"expected one environment, found {', '.join(found)}; "
             "set CONTROL_PLANE_ENVIRONMENT or pass environment="
             if found
-            else f"{self._root}: expected a replica, found none; start control-plane daemon, "
-            "or set CONTROL_PLANE_REPLICA"
+            else (
+                f"{self._root}: expected a replica, found none; start control-plane daemon, "
+                "or set CONTROL_PLANE_REPLICA"
+            )
         )
         return False
 
@@ -206,6 +212,11 @@ def config_overrides() -> dict[tuple[str, ...], str]:
         for variable, text in sorted(os.environ.items())
         if variable.startswith(_OVERRIDE) and len(variable) > len(_OVERRIDE)
     }
+
+
+def counts_usage() -> bool:
+    """Whether this process counts which variants it serves: unless ``CONTROL_PLANE_USAGE`` is 0."""
+    return os.environ.get("CONTROL_PLANE_USAGE", "").lower() not in ("0", "false", "no", "off")
 
 
 def _set(variable: str) -> bool:

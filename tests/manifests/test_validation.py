@@ -84,17 +84,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "serve of another form": ("flag", rule(serve=3),
         "flag/x: expected a variant's name, or a list of {variant, weight}, found 3"
         " at metadata.rules[0].serve"),
-    "word of later": ("flag", rule(when={"$any": [{"a": 1}]}),
-        'flag/x: expected only $segment, found "$any" at metadata.rules[0].when;'
-        " unknown fields are refused"),
+    "unknown $ word": ("flag", rule(when={"$most": [{"a": 1}]}),
+        'flag/x: expected only $all, $any, $flag, $not, $segment, found "$most" at'
+        " metadata.rules[0].when; did you mean $not?"),
     "unknown condition": ("flag", rule(when={"a": {"not": 1}}),
-        'flag/x: expected only in, found "not" at metadata.rules[0].when.a;'
-        " unknown fields are refused"),
+        "flag/x: expected only after, before, contains, ends_with, gt, gte, in, lt, lte, n…,"
+        ' found "not" at metadata.rules[0].when.a; did you mean not_in?'),
     "broken path": ("flag", rule(when={"a..b": 1}),
         "flag/x: expected keys that are an attribute's path, found \"a..b\""
         " at metadata.rules[0].when"),
     "null condition": ("flag", rule(when={"a": None}),
-        "flag/x: expected a value to equal, or {in: [values]}, found null"
+        "flag/x: expected a value to equal, or words such as {in: [values]}, found null"
         " at metadata.rules[0].when.a"),
     "rule twice": ("flag", {"rules": [*rule()["rules"], *rule()["rules"]]},
         "flag/x: expected a name no other rule has, found 'r' at metadata.rules[1].name"),
@@ -109,8 +109,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "member twice": ("segment", {"members": ["a", "a"]},
         'segment/s: expected each item once, found ["a","a"] at metadata.members'),
     "members and shards": ("segment", {"shards": 3},
-        'segment/s: expected either members or shards, found {"members":["a","b"],"shards":3}'
-        " at metadata"),
+        'segment/s: expected nothing here, found ["a","b"] at metadata.members'),
     "value against schema": (
         "config",
         {"values": {"pool": {"size": "a"}}},

@@ -193,9 +193,11 @@ def report(
                 "dry_run": dry_run,
                 "changed": [str(change.key) for change in comparison.changes],
                 "unchanged": [str(key) for key in comparison.unchanged],
-                "generations": []
-                if dry_run
-                else [s.generation for s in submissions if s.generation is not None],
+                "generations": (
+                    []
+                    if dry_run
+                    else [s.generation for s in submissions if s.generation is not None]
+                ),
             }
         )
         return

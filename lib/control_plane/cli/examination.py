@@ -36,12 +36,16 @@ CLOCK_TOLERANCE_SECONDS: Final = 30.0
 """Half of what makes a checkpoint stale or future: to be mended before it is noticed."""
 
 CURES: Final[Mapping[str, str]] = {
-    "development": "fine on a workstation; elsewhere follow a store with"
-    " 'control-plane daemon --store URL --trust FILE'",
+    "development": (
+        "fine on a workstation; elsewhere follow a store with"
+        " 'control-plane daemon --store URL --trust FILE'"
+    ),
     "stale": "see the daemon's log for why the store cannot be followed; what is served stays",
     "silent": "start the daemon, or see in its log why it ended; what is served stays",
-    "held": "publish the named documents again in a form that this daemon's version accepts, or"
-    " upgrade the daemon; the keys are in its log",
+    "held": (
+        "publish the named documents again in a form that this daemon's version accepts, or"
+        " upgrade the daemon; the keys are in its log"
+    ),
     "rejected": "see the daemon's log for the entry or batch and its reason; what is served stays",
     "disk": "free space on the replica's disk and let the daemon write there; it goes on by itself",
     "trust expired": "publish root and targets metadata with a later expiry; what is served stays",

@@ -169,7 +169,7 @@ class Shards:
 
         bits = document["metadata"].get("shards")
         if bits is None:
-            return len(document["metadata"]["members"])
+            return len(document["metadata"].get("members", ()))
         names = shard_names(bits)
         if len(set(names) - set(written) - set(self._read)) > MAX_COUNTED_SHARDS:
             return None

@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 NAME = "xxh3-v1"
@@ -44,6 +45,16 @@ def unit_of(value: Any) -> bytes | None:
 def point_of(unit: bytes, seed: int, total: int) -> int:
     """The point of a unit among ``total``: 0 to total - 1."""
     return ((xxh3_64_intdigest(unit, seed) >> 32) * total) >> 32
+
+
+def served(split: Iterable[tuple[str, int]], point: int) -> str:
+    """The first variant of (variant, weight) pairs whose cumulative weight exceeds the point."""
+    cumulative = 0
+    for variant, weight in split:
+        cumulative += weight
+        if point < cumulative:
+            return variant
+    raise ValueError(f"expected a point below the sum {cumulative} of the weights, found {point}")
 
 
 def threshold(cumulative: int, total: int) -> int:

@@ -5,10 +5,12 @@ by name), rules as listed, the default. A flag that one of the first two decides
 neither overrides nor rules, is no function but a constant.
 
 How values compare: a bool equals only itself and never a number; numbers compare by value, so 1
-equals 1.0; strings compare exactly; null and an absent attribute match nothing; neither does a
-list or a mapping. The ids come from the arguments, else from the context. Overrides, segments
-and splits go by unit, so an int is its decimal there (``bucketing``). A segment, like a split,
-is asked about the rule's ``by``. A rule that needs a unit and finds none does not match.
+equals 1.0; strings compare exactly; null and an absent attribute match nothing but ``present:
+false``; neither does a list or a mapping, but for ``contains`` and a list (``comparing`` has the
+rest). ``$not`` turns its answer around, whatever the reason of it was. The ids come from the
+arguments, else from the context. Overrides, segments and splits go by unit, so an int is its
+decimal there (``bucketing``). A segment, like a split, is asked about the rule's ``by``. A rule
+that needs a unit and finds none does not match.
 
 A value of the application's own class is asked whether it equals; if it raises, or cannot be
 hashed, the caller evaluates once more with ``PlainContext``, which shows plain values only.
@@ -27,7 +29,33 @@ from __future__ import annotations
 from xxhash import xxh3_64_intdigest
 
 from control_plane.feature_flags import bucketing
-from control_plane.feature_flags.definition import EQUALS, SEGMENT, parse_definition
+from control_plane.feature_flags.comparing import contains, instant, number, outside, semver_key
+from control_plane.feature_flags.comparing import text as text_of
+from control_plane.feature_flags.definition import (
+    AFTER,
+    ALL,
+    ANY,
+    BEFORE,
+    CONTAINS,
+    ENDS_WITH,
+    EQUALS,
+    FLAG,
+    FROM,
+    GT,
+    GTE,
+    IN,
+    LT,
+    LTE,
+    NOT,
+    NOT_IN,
+    PRESENT,
+    SEGMENT,
+    SEMVER,
+    STARTS_WITH,
+    TYPES,
+    UNTIL,
+    parse_definition,
+)
 from control_plane.feature_flags.evaluation import (
     DEFAULT,
     DISABLED,
@@ -43,14 +71,18 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, ClassVar
 
+    from control_plane.feature_flags.counting import Counts
     from control_plane.feature_flags.definition import Condition, Definition, Rule
     from control_plane.feature_flags.targeting import Node
 
-    Members = Callable[[str, object], bool]
+    Asked = tuple[Callable[..., Any], ...]
     Attribute = tuple[int, int]
-    RuleShape = tuple[tuple[tuple[str, int], ...], int, int]
+    # A word and its attribute, its orders, or the shapes of the conditions it combines.
+    ConditionShape = tuple[Any, ...]
+    Conditions = tuple[ConditionShape, ...]
+    RuleShape = tuple[Conditions, int, int]
     Shape = tuple[tuple[Attribute, ...], tuple[int, ...], tuple[RuleShape, ...]]
-    # Of a flag with targeting its source.
+    # Of a flag with targeting it is text, see targeting_code.
     AnyShape = Shape | str
 
 
@@ -72,15 +104,19 @@ _NAMES = ("user_id", "tenant_id", "key")
 
 # Conditions as a shape names them. NUMBER is equality with 0 or 1, which a bool would pass.
 _TRUE, _FALSE, _NUMBER, _MIXED = "is True", "is False", "number", "mixed"
-_IN = "in"
+_PRESENT, _ABSENT = "is not None", "is None"
+_BARE = frozenset((_TRUE, _FALSE, _PRESENT, _ABSENT))
+_OPERATORS = {GT: ">", GTE: ">=", LT: "<", LTE: "<=", "eq": "=="}
+_METHODS = {STARTS_WITH: "startswith", ENDS_WITH: "endswith"}
 
 MAX_SHAPES = 4096
+OVERRIDE = "override"
 
 VALUES, VARIANTS, DETAILS = "values", "variants", "details"
 
 
 class Moved(Exception):
-    """Raised inside a function whose memberships met a record of a newer transaction."""
+    """Raised inside a function whose questions met a record of a newer transaction."""
 
 
 class PlainContext:
@@ -116,11 +152,14 @@ def plain(value: Any) -> object:
     if value is None or kind is bool:
         return value
     if issubclass(kind, str):
-        return _UNMATCHABLE if bucketing.unit_of(value) is None else str.__str__(value)
+        return str.__str__(value)
     if issubclass(kind, int):
         return int.__int__(value)
     if issubclass(kind, float):
         return float.__float__(value)
+    if issubclass(kind, (list, tuple)):
+        # Hashable, and equal to no operand; only ``contains`` looks into it.
+        return tuple([str.__str__(member) for member in value if issubclass(type(member), str)])
     return PlainContext(value) if issubclass(kind, dict) else _UNMATCHABLE
 
 
@@ -149,11 +188,19 @@ _GLOBALS: dict[str, Any] = {
     "__builtins__": {},
     "EMPTY": {},
     "Exception": Exception,
+    "NUMBERS": frozenset((int, float)),
+    "PLAIN": frozenset((str, int)),
     "bool": bool,
+    "contains": contains,
     "hash64": xxh3_64_intdigest,
     "hashed": _hashed,
+    "instant": instant,
+    "number": number,
+    "outside": outside,
     "reach": _reach,
+    "semver": semver_key,
     "str": str,
+    "text": text_of,
     "unit_text": _unit_text,
 }
 
@@ -200,17 +247,19 @@ def _held(value: Any) -> Any:
 
 
 class Template:
-    """The code of every flag of one shape."""
+    """The code of every flag of one shape, once for answers and once for counters of answers."""
 
     __slots__ = ("_code", "_literals", "_places", "names")
 
-    def __init__(
-        self, shape: AnyShape, constants: int, names: dict[str, Any] | None = None
-    ) -> None:
-        """``constants`` is how many a flag of that shape has, ``names`` what its code can name."""
-        self.names = _GLOBALS if names is None else names
+    def __init__(self, shape: AnyShape, constants: int, counted: bool) -> None:
+        """``constants`` is how many a flag of that shape has."""
         namespace: dict[str, Any] = {}
-        source = shape if isinstance(shape, str) else source_of(shape)
+        if isinstance(shape, str):
+            from control_plane.feature_flags.targeting_code import NAMES, targeting_source
+
+            source, self.names = targeting_source(shape, counted), NAMES
+        else:
+            source, self.names = source_of(shape, counted), _GLOBALS
         exec(compile(source, "<flag>", "exec"), namespace)
         self._code: CodeType = namespace["flag"].__code__
         self._literals: list[object] = []
@@ -235,70 +284,103 @@ class CompiledFlag:
     """A flag ready to answer in three modes.
 
     VALUES answers with the variant's value, VARIANTS with its name; None means the caller's
-    default. DETAILS answers (value, variant, reason, rule, error code, generation).
+    default. DETAILS answers (value, variant, reason, rule, error code, generation). With ``counts``
+    the answers of the first two are counters: steps to call, or functions that call them.
+
+    ``needs`` are the words that only a table can answer, ``flags`` the flags among them.
     """
 
     __slots__ = (
         "_bound",
         "_constants",
+        "_counts",
+        "_name",
+        "_shape",
         "_sites",
-        "_template",
+        "_templates",
         "_variants",
         "flag_metadata",
+        "flags",
         "generation",
+        "needs",
         "seed",
-        "segments",
         "type",
     )
 
     def __init__(
         self,
+        name: str,
         type: str,
         variants: dict[str, Any],
         sites: tuple[Site, ...],
-        template: Template | None = None,
-        constants: tuple[Any, ...] = (),
-        segments: bool = False,
+        *,
         seed: int = 0,
         generation: int = 0,
+        counts: Counts | None = None,
         flag_metadata: dict[str, Any] | None = None,
     ) -> None:
         self.type = type
         self.flag_metadata = flag_metadata or {}
-        self.segments = segments
         self.seed = seed
         self.generation = generation
+        self.needs: tuple[str, ...] = ()
+        self.flags: tuple[str, ...] = ()
+        self._name = name
         self._variants = variants
         self._sites = sites
-        self._template = template
-        self._constants = constants
+        self._counts = counts
+        self._templates: Templates | None = None
         self._bound: dict[str, Any] = {}
 
-    def bound(self, mode: str, members: Members | None = None) -> Any:
-        """A constant or a function of (user_id, tenant_id, context) that answers in that mode.
+    def asking(
+        self,
+        templates: Templates,
+        shape: AnyShape,
+        constants: tuple[Any, ...],
+        needs: tuple[str, ...],
+        flags: tuple[str, ...],
+    ) -> CompiledFlag:
+        """This flag, answering by a function and not by its one site."""
+        self._templates = templates
+        self._shape = shape
+        self._constants = constants
+        self.needs = needs
+        self.flags = flags
+        return self
 
-        ``members`` answers the memberships of a flag with ``segments``.
+    def bound(self, mode: str, asked: Asked = ()) -> Any:
+        """A constant, a counter's step or a function of (user_id, tenant_id, context).
+
+        ``asked`` answers what the flag ``needs``, in that order.
         """
         found = self._bound.get(mode, self)
         if found is self:
             found = self._bound[mode] = self._answer(mode)
-        # A function that asks for memberships belongs to one table: what is kept has none to ask.
-        return Function(found.__code__, _GLOBALS, "flag", (members,)) if self.segments else found
+        if not self.needs:
+            return found
+        # A function that asks a table belongs to that one: what is kept has none to ask.
+        return Function(found.__code__, found.__globals__, "flag", asked)
 
     def _answer(self, mode: str) -> Any:
-        answer = self._ANSWERS[mode]
-        if self._template is None:
-            return answer(self, self._sites[0], self._sites[0].variant)
+        if self._templates is None:
+            return self._given(mode, self._sites[0], self._sites[0].variant)
+        counted = self._counts is not None and mode != DETAILS
         returns = []
         for site in self._sites:
             if site.units is None:
-                returns.append(answer(self, site, site.variant))
+                returns.append(self._given(mode, site, site.variant))
             else:
-                units = {unit: answer(self, site, name) for unit, name in site.units.items()}
+                units = {unit: self._given(mode, site, name) for unit, name in site.units.items()}
                 returns.append(Object(units))
-        return Function(
-            self._template.filled(self._constants, returns), self._template.names, "flag"
-        )
+        template = self._templates.of(self._shape, len(self._constants), counted)
+        return Function(template.filled(self._constants, returns), template.names, "flag")
+
+    def _given(self, mode: str, site: Site, variant: str | None) -> Any:
+        """What a site answers, or the step that counts it."""
+        answer = self._ANSWERS[mode](self, site, variant)
+        if self._counts is None or mode == DETAILS or variant is None:
+            return answer
+        return self._counts.step(self._name, variant, mode, answer)
 
     def _value(self, site: Site, variant: str | None) -> Any:
         return None if variant is None else _held(self._variants[variant])
@@ -319,7 +401,19 @@ class CompiledFlag:
 
 def fault(error: str) -> CompiledFlag:
     """A flag that gives every caller its default, reason ERROR with that code."""
-    return CompiledFlag("", {}, (Site(ERROR, None, error=error),))
+    return CompiledFlag("", "", {}, (Site(ERROR, None, error=error),))
+
+
+def constant(name: str, value: Any) -> CompiledFlag:
+    """A flag that answers one value, whoever asks; its variant is called ``override``.
+
+    Raises:
+        TypeError: the value is of no JSON type.
+    """
+    kind = TYPES.get(value.__class__)
+    if kind is None:
+        raise TypeError(f"flag {name}: expected a JSON value, found {type(value).__name__}")
+    return CompiledFlag(name, kind, {OVERRIDE: value}, (Site(STATIC, OVERRIDE),))
 
 
 def check_flag(metadata: Any) -> None:
@@ -331,13 +425,34 @@ def check_flag(metadata: Any) -> None:
     parse_definition(metadata)
 
 
-class Compiler:
-    """Compiles flags, keeping the template of each shape it has met (at most 4,096)."""
+class Templates:
+    """The template of each shape met so far, at most 4,096."""
 
     __slots__ = ("_templates",)
 
     def __init__(self) -> None:
-        self._templates: dict[AnyShape, Template] = {}
+        self._templates: dict[tuple[AnyShape, bool], Template] = {}
+
+    def of(self, shape: AnyShape, constants: int, counted: bool) -> Template:
+        """The template of a shape with so many constants."""
+        key = shape, counted
+        template = self._templates.get(key)
+        if template is None:
+            template = Template(shape, constants, counted)
+            if len(self._templates) >= MAX_SHAPES:
+                self._templates = {}
+            self._templates[key] = template
+        return template
+
+
+class Compiler:
+    """Compiles flags; with ``counts`` they count what they answer."""
+
+    __slots__ = ("_counts", "_templates")
+
+    def __init__(self, counts: Counts | None = None) -> None:
+        self._counts = counts
+        self._templates = Templates()
 
     def compile(
         self, name: str, metadata: Any, kill: Any = None, generation: int = 0
@@ -351,65 +466,46 @@ class Compiler:
             ManifestInvalid: when the metadata or the kill is out of form.
         """
         if metadata is None:
-            return CompiledFlag("", {}, (Site(DISABLED, None),), generation=generation)
-        flag = parse_definition(metadata)
+            return CompiledFlag(name, "", {}, (Site(DISABLED, None),), generation=generation)
+        return self.compiled(name, parse_definition(metadata), kill, generation)
+
+    def compiled(
+        self, name: str, flag: Definition, kill: Any = None, generation: int = 0
+    ) -> CompiledFlag:
+        """The compiled form of a checked definition."""
         seed = bucketing.seed_of(name if flag.salt is None else flag.salt)
         site = _constant(flag, kill)
         if site is not None:
             return CompiledFlag(
-                flag.type, flag.variants, (site,), seed=seed, generation=generation,
-                flag_metadata=flag.flag_metadata,
+                name, flag.type, flag.variants, (site,), seed=seed, generation=generation,
+                counts=self._counts, flag_metadata=flag.flag_metadata,
             )  # fmt: skip
         if flag.targeting is not None:
             return self._targeted(name, flag, flag.targeting, seed, generation)
-        shape, constants, sites = _Reading(flag, seed).parts()
-        return CompiledFlag(
-            flag.type,
-            flag.variants,
-            sites,
-            self._template(shape, len(constants)),
-            constants,
-            _asks_members(shape),
-            seed,
-            generation,
-            flag.flag_metadata,
+        reading = _Reading(flag, seed)
+        compiled = CompiledFlag(
+            name, flag.type, flag.variants, reading.sites, seed=seed, generation=generation,
+            counts=self._counts, flag_metadata=flag.flag_metadata,
+        )  # fmt: skip
+        return compiled.asking(
+            self._templates, reading.shape, reading.constants, reading.needs, reading.flags
         )
 
     def _targeted(
         self, name: str, flag: Definition, targeting: Node, seed: int, generation: int
     ) -> CompiledFlag:
         # Imported here: most processes meet no flag of flagd's.
-        from control_plane.feature_flags.targeting_code import NAMES, written
+        from control_plane.feature_flags.targeting_code import Writing
 
         flag_key = name if flag.salt is None else flag.salt
-        shape, constants, answers = written(
-            name, flag_key, flag.bucketing, targeting, flag.variants, flag.default, flag.overrides
-        )
-        sites = tuple(
-            Site(reason, variant, units=units, error=error)
-            for reason, variant, units, error in answers
-        )
-        return CompiledFlag(
-            flag.type,
-            flag.variants,
-            sites,
-            self._template(shape, len(constants), NAMES),
-            constants,
-            seed=seed,
-            generation=generation,
-            flag_metadata=flag.flag_metadata,
-        )
-
-    def _template(
-        self, shape: AnyShape, constants: int, names: dict[str, Any] | None = None
-    ) -> Template:
-        template = self._templates.get(shape)
-        if template is None:
-            template = Template(shape, constants, names)
-            if len(self._templates) >= MAX_SHAPES:
-                self._templates = {}
-            self._templates[shape] = template
-        return template
+        writing = Writing(name, flag_key, flag.bucketing, tuple(flag.variants), flag.default)
+        shape = writing.shape(targeting, flag.overrides)
+        sites = [Site(*answer) for answer in writing.sites]
+        compiled = CompiledFlag(
+            name, flag.type, flag.variants, tuple(sites), seed=seed, generation=generation,
+            counts=self._counts, flag_metadata=flag.flag_metadata,
+        )  # fmt: skip
+        return compiled.asking(self._templates, shape, tuple(writing.constants), writing.needs, ())
 
 
 def _constant(flag: Definition, kill: Any) -> Site | None:
@@ -434,19 +530,20 @@ class _Reading:
     site 'r<n>'.
     """
 
-    __slots__ = ("_attributes", "_constants", "_flag", "_seed", "_sites")
+    __slots__ = (
+        "_attributes", "_flags", "_needs", "_operands", "_seed", "_sites", "constants", "shape",
+    )  # fmt: skip
 
     def __init__(self, flag: Definition, seed: int) -> None:
-        self._flag = flag
         self._seed = seed
         self._attributes: dict[tuple[str, ...], int] = {}
-        self._constants: list[Any] = []
+        self._operands: list[Any] = []
         self._sites: list[Site] = []
-
-    def parts(self) -> tuple[Shape, tuple[Any, ...], tuple[Site, ...]]:
-        overrides = tuple(self._override(path, units) for path, units in self._flag.overrides)
-        rules = tuple(self._rule(rule) for rule in self._flag.rules)
-        self._sites.append(Site(DEFAULT, self._flag.default))
+        self._flags: dict[str, None] = {}
+        self._needs: set[str] = set()
+        overrides = tuple([self._override(path, units) for path, units in flag.overrides])
+        rules = tuple([self._rule(rule) for rule in flag.rules])
+        self._sites.append(Site(DEFAULT, flag.default))
         names: list[str] = []
         shapes = []
         for path in self._attributes:
@@ -454,8 +551,22 @@ class _Reading:
             keys = path if root == _CONTEXT else path[1:]
             names.extend(keys)
             shapes.append((root, len(keys)))
-        constants = (*names, *self._constants)
-        return (tuple(shapes), overrides, rules), constants, tuple(self._sites)
+        self.shape: Shape = (tuple(shapes), overrides, rules)
+        self.constants: tuple[Any, ...] = (*names, *self._operands)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(self._sites)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a table is asked, as the parameters of the function are called."""
+        return tuple([need for need in NEEDS if need in self._needs]) if self._needs else ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags whose variants the conditions ask for."""
+        return tuple(self._flags)
 
     def _attribute(self, path: tuple[str, ...]) -> int:
         return self._attributes.setdefault(path, len(self._attributes))
@@ -465,77 +576,140 @@ class _Reading:
         return self._attribute(path)
 
     def _rule(self, rule: Rule) -> RuleShape:
-        ordered = rule.conditions
-        if len(ordered) > 1:
-            # Ids first, then the context, segments last: each costs more than the one before.
-            ordered = tuple(sorted(ordered, key=_cost))
-        conditions = tuple([self._condition(condition) for condition in ordered])
+        conditions = self._all(rule.conditions) if rule.conditions else ()
         entries = [entry for entry in rule.split if entry[1]]
-        asks = entries or (ordered and ordered[-1].word == SEGMENT)
+        asks = entries or ("members" in self._needs and _mentions(conditions, SEGMENT))
         by = self._attribute(rule.by) if asks else -1
         if not entries:
             self._sites.append(Site(TARGETING_MATCH, rule.serve, rule.name))
             return conditions, by, 0
-        self._split(rule.name, entries)
+        self._split(rule, entries)
         return conditions, by, len(entries)
 
-    def _split(self, rule: str, entries: list[tuple[str, int]]) -> None:
+    def _split(self, rule: Rule, entries: list[tuple[str, int]]) -> None:
         total = sum(weight for _, weight in entries)
-        self._constants.append(self._seed)
+        self._operands.append(self._seed if rule.salt is None else bucketing.seed_of(rule.salt))
         cumulative = 0
         for variant, weight in entries:
             cumulative += weight
             # Every point is below the total: the last entry needs no bound.
             if cumulative < total:
-                self._constants.append(bucketing.threshold(cumulative, total))
-            self._sites.append(Site(SPLIT, variant, rule))
+                self._operands.append(bucketing.threshold(cumulative, total))
+            self._sites.append(Site(SPLIT, variant, rule.name))
 
-    def _condition(self, condition: Condition) -> tuple[str, int]:
+    def _all(self, conditions: tuple[Condition, ...]) -> Conditions:
+        if len(conditions) > 1:
+            # Ids first, then the context, segments last: each costs more than the one before.
+            conditions = tuple(sorted(conditions, key=_cost))
+        return tuple([self._condition(condition) for condition in conditions])
+
+    def _condition(self, condition: Condition) -> ConditionShape:
         word, operand = condition.word, condition.operand
-        if word == SEGMENT:
-            self._constants.append(operand)
-            return SEGMENT, -1
+        if not condition.path:
+            return self._without_attribute(word, operand)
         attribute = self._attribute(condition.path)
-        if word != EQUALS:
+        if word == EQUALS:
+            if operand is True or operand is False:
+                return (_TRUE if operand else _FALSE), attribute
+            self._operands.append(operand)
+            return (_NUMBER if operand == 0 or operand == 1 else EQUALS), attribute
+        if word == IN:
             return self._in(operand), attribute
-        if type(operand) is bool:
-            return (_TRUE if operand else _FALSE), attribute
-        self._constants.append(operand)
-        return _NUMBER if operand == 0 or operand == 1 else EQUALS, attribute
+        if word == PRESENT:
+            return (_PRESENT if operand else _ABSENT), attribute
+        if word == NOT_IN:
+            self._operands += _bools_and_others(operand)
+        elif word == SEMVER:
+            self._operands += [key for _, key in operand]
+            return word, attribute, tuple([order for order, _ in operand])
+        else:
+            self._operands.append(operand)
+        return word, attribute
+
+    def _without_attribute(self, word: str, operand: Any) -> ConditionShape:
+        if word == NOT:
+            return word, self._all(operand)
+        if word in (ANY, ALL):
+            return word, tuple([self._all(group) for group in operand])
+        self._needs.add(_NEED[word])
+        if word == FLAG:
+            name, variants = operand
+            self._flags[name] = None
+            self._operands += [name, frozenset(variants)]
+        else:
+            self._operands.append(operand)
+        return (word,)
 
     def _in(self, values: list[Any]) -> str:
         members = frozenset(values)
         if 0 not in members and 1 not in members:
-            self._constants.append(members)
-            return _IN
+            self._operands.append(members)
+            return IN
         # True == 1 and False == 0 in a set too: bools and the rest get a set each.
-        self._constants.append(frozenset(v for v in values if v is True or v is False))
-        self._constants.append(frozenset(v for v in values if v is not True and v is not False))
+        self._operands += _bools_and_others(values)
         return _MIXED
 
 
+def _bools_and_others(values: list[Any]) -> tuple[frozenset[Any], frozenset[Any]]:
+    bools = frozenset([value for value in values if value is True or value is False])
+    return bools, frozenset([value for value in values if value is not True and value is not False])
+
+
+_COSTS = {SEMVER: 3, BEFORE: 3, AFTER: 3, CONTAINS: 2, FROM: 2, UNTIL: 2, FLAG: 4, SEGMENT: 5}
+
+
 def _cost(condition: Condition) -> int:
-    if condition.word == SEGMENT:
-        return 2
-    return int(condition.path[0] not in _ROOTS)
+    word, operand = condition.word, condition.operand
+    if word in (NOT, ANY, ALL):
+        groups = (operand,) if word == NOT else operand
+        return max(_cost(each) for group in groups for each in group)
+    cost = _COSTS.get(word)
+    return int(condition.path[0] not in _ROOTS) if cost is None else cost
 
 
-def _asks_members(shape: Shape) -> bool:
-    return any(word == SEGMENT for conditions, _, _ in shape[2] for word, _ in conditions)
+def _mentions(conditions: Conditions, word: str) -> bool:
+    """Whether a word stands among conditions or those they combine."""
+    for condition in conditions:
+        if condition[0] == word:
+            return True
+        if condition[0] == NOT and _mentions(condition[1], word):
+            return True
+        if condition[0] in (ANY, ALL) and any(_mentions(group, word) for group in condition[1]):
+            return True
+    return False
 
 
-def source_of(shape: Shape) -> str:
-    """The source of every flag of that shape: placeholders and nothing from a flag."""
-    return _Writer(shape).text()
+_NEED = {SEGMENT: "members", FLAG: "served", FROM: "now", UNTIL: "now"}
+NEEDS = ("members", "served", "now")
+
+
+def _needs(shape: Shape) -> tuple[str, ...]:
+    """What a function of that shape asks a table, in the order of its parameters."""
+    asked = {
+        need
+        for conditions, _, _ in shape[2]
+        for word, need in _NEED.items()
+        if _mentions(conditions, word)
+    }
+    return tuple([need for need in NEEDS if need in asked])
+
+
+def source_of(shape: Shape, counted: bool = False) -> str:
+    """The source of every flag of that shape: placeholders and nothing from a flag.
+
+    Of a ``counted`` one what a return site has is called.
+    """
+    return _Writer(shape, counted).text()
 
 
 class _Writer:
     """Writes the source of a shape."""
 
-    __slots__ = ("_attributes", "_k", "_lines", "_locals", "_r", "_shape")
+    __slots__ = ("_attributes", "_counted", "_k", "_lines", "_locals", "_r", "_shape")
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, counted: bool) -> None:
         self._shape = shape
+        self._counted = counted
         self._lines: list[str] = []
         self._k = self._count("k")
         self._r = self._count("r")
@@ -565,15 +739,21 @@ class _Writer:
             # Units are strings; an int counts as its decimal.
             self._line(1, f"u = {self._attributes[attribute]}")
             self._line(1, "if u.__class__ is not str: u = unit_text(u)")
-            self._line(1, f"if u in {units}: return {units}[u]")
+            self._line(1, f"if u in {units}: {self._return(f'{units}[u]')}")
         for rule in rules:
             self._rule(*rule)
-        self._line(1, f"return {next(self._r)}")
+        self._line(1, self._returned())
         return "\n".join((self._head(), *self._lines, ""))
 
     def _head(self) -> str:
-        members = ", members" if _asks_members(self._shape) else ""
-        return f"def flag(user_id, tenant_id, context{members}):"
+        return f"def flag({', '.join(('user_id', 'tenant_id', 'context', *_needs(self._shape)))}):"
+
+    def _returned(self) -> str:
+        return self._return(next(self._r))
+
+    def _return(self, answer: str) -> str:
+        # By a name: a call of what looks like text is a SyntaxWarning.
+        return f"r = {answer}; return r()" if self._counted else f"return {answer}"
 
     def _line(self, depth: int, text: str) -> None:
         self._lines.append(" " * depth + text)
@@ -597,33 +777,88 @@ class _Writer:
         if _CONTEXT in roots:
             self._line(1, "if context is None: context = EMPTY")
 
-    def _rule(self, conditions: tuple[tuple[str, int], ...], by: int, entries: int) -> None:
-        tests = [
-            self._condition(word, attribute, by, first=position == 0)
-            for position, (word, attribute) in enumerate(conditions)
-        ]
+    def _rule(self, conditions: Conditions, by: int, entries: int) -> None:
         depth = 1
-        if tests:
-            self._line(1, f"if {' and '.join(tests)}:")
+        if conditions:
+            self._line(1, f"if {self._all(conditions, by, first=True)}:")
             depth = 2
         if entries:
             self._split(depth, by, entries)
         else:
-            self._line(depth, f"return {next(self._r)}")
+            self._line(depth, self._returned())
 
-    def _condition(self, word: str, attribute: int, by: int, first: bool) -> str:
-        if word == SEGMENT:
-            return f"members({next(self._k)}, {self._attributes[by]})"
-        value, again = self._value(attribute, first)
-        if word in (_TRUE, _FALSE):
+    def _all(self, conditions: Conditions, by: int, first: bool) -> str:
+        return " and ".join([
+            self._condition(condition, by, first and position == 0)
+            for position, condition in enumerate(conditions)
+        ])  # fmt: skip
+
+    def _condition(self, condition: ConditionShape, by: int, first: bool) -> str:
+        word = condition[0]
+        write = self._WITHOUT_ATTRIBUTE.get(word)
+        if write is not None:
+            return write(self, condition, by, first)
+        value, again = self._value(condition[1], first)
+        if word in _BARE:
             return f"{value} {word}"
+        if word == SEMVER:
+            tests = [f"v {_OPERATORS[order]} {next(self._k)}" for order in condition[2]]
+            return f"((v := semver({value})) is not None and {' and '.join(tests)})"
         operand = next(self._k)
         if word == _MIXED:
             rest = next(self._k)
             return f"{value} in ({operand} if {again}.__class__ is bool else {rest})"
+        if word == NOT_IN:
+            rest = next(self._k)
+            other = f"outside({again}, {operand}, {rest})"
+            return f"({again} not in {rest} if {value}.__class__ in PLAIN else {other})"
         if word == _NUMBER:
             return f"{value} == {operand} and {again}.__class__ is not bool"
+        if word in _OPERATORS:
+            plain_number = f"({again} if {value}.__class__ in NUMBERS else number({again}))"
+            return f"{plain_number} {_OPERATORS[word]} {operand}"
+        if word in _METHODS:
+            plain_text = f"({again} if {value}.__class__ is str else text({again}))"
+            return f"{plain_text}.{_METHODS[word]}({operand})"
+        if word == CONTAINS:
+            return f"contains({value}, {operand})"
+        if word in (BEFORE, AFTER):
+            return f"instant({value}) {'<' if word == BEFORE else '>'} {operand}"
         return f"{value} {'==' if word == EQUALS else word} {operand}"
+
+    def _segment(self, condition: ConditionShape, by: int, first: bool) -> str:
+        unit = self._attributes[by]
+        return f"members({next(self._k)}, {unit}, user_id, tenant_id, context)"
+
+    def _flag(self, condition: ConditionShape, by: int, first: bool) -> str:
+        return f"served({next(self._k)}, user_id, tenant_id, context) in {next(self._k)}"
+
+    def _from(self, condition: ConditionShape, by: int, first: bool) -> str:
+        return f"now() >= {next(self._k)}"
+
+    def _until(self, condition: ConditionShape, by: int, first: bool) -> str:
+        return f"now() < {next(self._k)}"
+
+    def _not(self, condition: ConditionShape, by: int, first: bool) -> str:
+        return f"not ({self._all(condition[1], by, first)})"
+
+    def _groups(self, condition: ConditionShape, by: int, first: bool) -> str:
+        joint = " or " if condition[0] == ANY else " and "
+        groups = [
+            f"({self._all(group, by, first and position == 0)})"
+            for position, group in enumerate(condition[1])
+        ]
+        return f"({joint.join(groups)})"
+
+    _WITHOUT_ATTRIBUTE: ClassVar[dict[str, Callable[[_Writer, ConditionShape, int, bool], str]]] = {
+        SEGMENT: _segment,
+        FLAG: _flag,
+        FROM: _from,
+        UNTIL: _until,
+        NOT: _not,
+        ANY: _groups,
+        ALL: _groups,
+    }
 
     def _value(self, attribute: int, first: bool) -> tuple[str, str]:
         """An attribute as it is read first and again inside one condition.
@@ -655,5 +890,5 @@ class _Writer:
         depth += 1
         self._line(depth, "if h is not None:")
         for _ in range(entries - 1):
-            self._line(depth + 1, f"if h < {next(self._k)}: return {next(self._r)}")
-        self._line(depth + 1, f"return {next(self._r)}")
+            self._line(depth + 1, f"if h < {next(self._k)}: {self._returned()}")
+        self._line(depth + 1, self._returned())

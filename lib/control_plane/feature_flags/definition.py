@@ -5,16 +5,24 @@
   has exactly one false variant: it is that one.
 * ``overrides`` map an attribute to units and each unit to a variant.
 * Rules have unique names, a ``when`` (absent: always) and a ``serve``: a variant, or two or more
-  entries of variant and weight, weights integers from 0 with a sum of 1 to 2^31 - 1.
-* A ``when`` maps attributes (dots reach into objects) to a scalar or to ``{in: [scalars]}``, and
-  ``$segment`` to the name of a segment. All of its conditions hold, or the rule does not match.
+  entries of variant and weight, weights integers from 0 with a sum of 1 to 2^31 - 1. ``from`` and
+  ``until`` are RFC 3339 times between which the rule is asked; ``by`` and ``salt`` are its own.
+* A ``when`` maps attributes (dots reach into objects) to a scalar, which they equal, or to words
+  with operands. All of them hold, or the rule does not match. The words: ``in``, ``not_in``
+  (scalars); ``gt``, ``gte``, ``lt``, ``lte`` (a number); ``starts_with``, ``ends_with``,
+  ``contains`` (a string or several, of which one is enough); ``semver`` (a mapping of ``eq``,
+  ``gt``, ``gte``, ``lt``, ``lte`` to a Semantic Version); ``before``, ``after`` (an RFC 3339
+  time); ``present`` (true or false).
+* Words with $ combine: ``$segment`` (a segment's name), ``$flag`` (flags and the variant, or the
+  variants, that each of them serves), ``$not`` (a ``when`` that does not hold), ``$any`` and
+  ``$all`` (a list of them).
 * ``targeting`` may stand in place of ``rules`` (the module ``targeting`` says what it may hold);
-  then ``bucketing`` is one of flagd's, the newest when left out.
+  then ``bucketing`` is one of flagd's, the newest when left out; otherwise it is ``xxh3-v1``.
 * ``default`` may be null, with ``targeting`` also left out, and ``disabled`` may be null: then the
   caller's default is served.
 * ``flag_metadata`` is told with each evaluation: a mapping of names to strings, numbers or bools.
-* Without ``targeting``, ``bucketing`` is ``xxh3-v1``. Every other field or condition word is
-  refused: a field this version does not know could change the answer.
+* Every other field or condition word is refused: a field this version does not know could change
+  the answer.
 
 The attribute ``targeting_key``, in OpenFeature's spelling ``targetingKey`` too, is the targeting
 key: the context's, else the user id, else the tenant id.
@@ -24,10 +32,11 @@ from __future__ import annotations
 
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags import bucketing
+from control_plane.feature_flags.comparing import seconds_of, semver_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, NoReturn
 
     from control_plane.feature_flags.targeting import Node
@@ -39,12 +48,21 @@ MIN_VARIANTS = 2
 MAX_VARIANTS = 20
 MAX_TOTAL_WEIGHT = (1 << 31) - 1
 MAX_PATH_KEYS = 16
+MAX_NESTING = 16
+MAX_TEXTS = 1000
 
 EQUALS = "equals"
-IN = "in"
-SEGMENT = "$segment"
+IN, NOT_IN = "in", "not_in"
+GT, GTE, LT, LTE = "gt", "gte", "lt", "lte"
+STARTS_WITH, ENDS_WITH, CONTAINS = "starts_with", "ends_with", "contains"
+SEMVER = "semver"
+BEFORE, AFTER = "before", "after"
+PRESENT = "present"
+SEGMENT, FLAG = "$segment", "$flag"
+NOT, ANY, ALL = "$not", "$any", "$all"
+FROM, UNTIL = "from", "until"
 
-_TYPES: dict[type, str] = {
+TYPES: dict[type, str] = {
     bool: "bool",
     str: "string",
     int: "number",
@@ -59,12 +77,21 @@ _FLAG_FIELDS = frozenset(
         "bucketing", "salt", "flag_metadata",
     )
 )  # fmt: skip
-_RULE_FIELDS = frozenset(("name", "when", "serve", "by"))
+_RULE_FIELDS = frozenset(("name", "when", "serve", "by", "salt", FROM, UNTIL))
+_SEGMENT_RULE_FIELDS = frozenset(("name", "when", "description"))
 _SPLIT_FIELDS = frozenset(("variant", "weight"))
+_ORDERS = (GT, GTE, LT, LTE)
+_SEMVER_ORDERS = ("eq", *_ORDERS)
 
 
 class Condition:
-    """One condition: an attribute's path, a word (equals, in, $segment) and what it asks for."""
+    """One condition: an attribute's path, a word and what it asks for.
+
+    ``path`` is empty for words that ask for no attribute. The operand of ``$not`` is a tuple of
+    conditions, that of ``$any`` and ``$all`` a tuple of such tuples; of ``$flag`` a flag's name
+    and a tuple of variants; of ``semver`` pairs of an order and a version's sort key; times are
+    seconds since 1970.
+    """
 
     __slots__ = ("operand", "path", "word")
 
@@ -75,9 +102,12 @@ class Condition:
 
 
 class Rule:
-    """A checked rule; ``serve`` names the variant of a rule without ``split``."""
+    """A checked rule; ``serve`` names the variant of a rule without ``split``.
 
-    __slots__ = ("by", "conditions", "name", "serve", "split")
+    A rule's ``from`` and ``until`` stand among its conditions, before the others.
+    """
+
+    __slots__ = ("by", "conditions", "name", "salt", "serve", "split")
 
     def __init__(
         self,
@@ -86,12 +116,14 @@ class Rule:
         serve: str | None,
         split: tuple[tuple[str, int], ...],
         by: tuple[str, ...],
+        salt: str | None = None,
     ) -> None:
         self.name = name
         self.conditions = conditions
         self.serve = serve
         self.split = split
         self.by = by
+        self.salt = salt
 
 
 class Definition:
@@ -194,6 +226,46 @@ def _flag_metadata(value: Any) -> dict[str, Scalar]:
     return found
 
 
+def parse_segment_rules(value: Any) -> Definition:
+    """Check a segment's rules and return them as a flag that is true for its members.
+
+    Raises:
+        ManifestInvalid: with the path inside the segment's metadata, at its start and as ``path``.
+    """
+    if value.__class__ is not list or not value:
+        _refuse(("rules",), "a list of rules", value)
+    rules = []
+    names: set[str] = set()
+    for index, rule in enumerate(value):
+        where: Path = ("rules", index)
+        _fields(rule, where, _SEGMENT_RULE_FIELDS, ("name", "when"))
+        name = _unique(rule["name"], (*where, "name"), names)
+        conditions = parse_when(rule["when"], (*where, "when"))
+        asking = next(filter(asks_others, conditions), None)
+        if asking is not None:
+            _refuse((*where, "when"), "conditions without $segment and $flag", rule["when"])
+        rules.append(Rule(name, conditions, "in", (), ("targeting_key",)))
+    variants = {"in": True, "out": False}
+    return Definition("bool", variants, "out", "out", True, (), tuple(rules), None)
+
+
+def asks_others(condition: Condition) -> bool:
+    """Whether a condition, or one it combines, asks for a segment or another flag."""
+    if condition.word in (SEGMENT, FLAG):
+        return True
+    return any(asks_others(each) for each in combined(condition))
+
+
+def combined(condition: Condition) -> Iterable[Condition]:
+    """The conditions that one of ``$not``, ``$any`` and ``$all`` combines; none for others."""
+    if condition.word == NOT:
+        each: Iterable[Condition] = condition.operand
+        return each
+    if condition.word in (ANY, ALL):
+        return [each for group in condition.operand for each in group]
+    return ()
+
+
 def _variants(value: Any) -> tuple[str, dict[str, Any]]:
     if value.__class__ is not dict or not MIN_VARIANTS <= len(value) <= MAX_VARIANTS:
         expected = f"a mapping of {MIN_VARIANTS} to {MAX_VARIANTS} variants"
@@ -201,7 +273,7 @@ def _variants(value: Any) -> tuple[str, dict[str, Any]]:
     kind = ""
     for name, content in value.items():
         _text(name, ("variants",))
-        found = _TYPES.get(content.__class__)
+        found = TYPES.get(content.__class__)
         if found is None or (kind and found != kind):
             _refuse(("variants", name), kind or "a bool, string, number, object or array", content)
         kind = found
@@ -255,21 +327,41 @@ def _rules(value: Any, variants: dict[str, Any]) -> tuple[Rule, ...]:
     for index, rule in enumerate(value):
         where: Path = ("rules", index)
         _fields(rule, where, _RULE_FIELDS, ("name", "serve"))
-        name = _text(rule["name"], (*where, "name"))
-        if name in names:
-            _refuse((*where, "name"), "a name no other rule has", name)
-        names.add(name)
+        name = _unique(rule["name"], (*where, "name"), names)
         rules.append(_rule(rule, name, where, variants))
     return tuple(rules)
 
 
+def _unique(value: Any, where: Path, names: set[str]) -> str:
+    name = _text(value, where)
+    if name in names:
+        _refuse(where, "a name no other rule has", name)
+    names.add(name)
+    return name
+
+
 def _rule(rule: dict[str, Any], name: str, where: Path, variants: dict[str, Any]) -> Rule:
-    conditions = _when(rule.get("when", {}), (*where, "when"))
+    conditions = parse_when(rule["when"], (*where, "when")) if "when" in rule else ()
+    if FROM in rule or UNTIL in rule:
+        conditions = (*_schedule(rule, where), *conditions)
     by = _attribute(rule["by"], (*where, "by")) if "by" in rule else ("targeting_key",)
+    salt = _text(rule["salt"], (*where, "salt")) if "salt" in rule else None
     serve = rule["serve"]
     if serve.__class__ is list:
-        return Rule(name, conditions, None, _split(serve, (*where, "serve"), variants), by)
-    return Rule(name, conditions, _variant(serve, variants, (*where, "serve")), (), by)
+        split = _split(serve, (*where, "serve"), variants)
+        return Rule(name, conditions, None, split, by, salt)
+    return Rule(name, conditions, _variant(serve, variants, (*where, "serve")), (), by, salt)
+
+
+def _schedule(rule: dict[str, Any], where: Path) -> tuple[Condition, ...]:
+    times = [
+        Condition((), word, _time(rule[word], (*where, word)))
+        for word in (FROM, UNTIL)
+        if word in rule
+    ]
+    if len(times) == 2 and times[0].operand >= times[1].operand:
+        _refuse((*where, UNTIL), f"a time after {rule[FROM]}", rule[UNTIL])
+    return tuple(times)
 
 
 def _split(value: list[Any], where: Path, variants: dict[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -290,32 +382,157 @@ def _split(value: list[Any], where: Path, variants: dict[str, Any]) -> tuple[tup
     return tuple(entries)
 
 
-def _when(value: Any, where: Path) -> tuple[Condition, ...]:
+def parse_when(value: Any, where: Path = ("when",), depth: int = 0) -> tuple[Condition, ...]:
+    """Check a mapping of conditions, all of which have to hold.
+
+    Raises:
+        ManifestInvalid: as ``parse_definition``.
+    """
     if value.__class__ is not dict:
         _refuse(where, "a mapping of conditions", value)
-    return tuple(
-        _condition(attribute, operand, (*where, attribute)) for attribute, operand in value.items()
-    )
+    found: list[Condition] = []
+    for attribute, operand in value.items():
+        if operand.__class__ in _SCALARS and attribute not in _COMBINING:
+            found.append(Condition(_attribute(attribute, (*where, attribute)), EQUALS, operand))
+        else:
+            found.extend(_conditions(attribute, operand, (*where, attribute), depth))
+    return tuple(found)
 
 
-def _condition(attribute: Any, operand: Any, where: Path) -> Condition:
-    if attribute == SEGMENT:
-        return Condition((), SEGMENT, _text(operand, where))
+def _conditions(attribute: Any, operand: Any, where: Path, depth: int) -> Iterable[Condition]:
+    combine = _COMBINING.get(attribute)
+    if combine is not None:
+        return combine(operand, where, depth)
     path = _attribute(attribute, where)
-    if operand.__class__ in _SCALARS:
-        return Condition(path, EQUALS, operand)
-    if operand.__class__ is not dict or len(operand) != 1:
-        _refuse(where, "a string, number, true, false or {in: [...]}", operand)
-    word = next(iter(operand))
-    if word != IN:
-        _refuse((*where, word), "the condition word in", word)
-    values = operand[IN]
-    if values.__class__ is not list:
-        _refuse((*where, IN), "a list of strings, numbers, true or false", values)
-    if not _SCALARS.issuperset(map(type, values)):
-        index = next(i for i, member in enumerate(values) if type(member) not in _SCALARS)
-        _refuse((*where, IN, index), "a string, number, true or false", values[index])
-    return Condition(path, IN, values)
+    if operand.__class__ is not dict or not operand:
+        expected = "a string, number, true, false or a mapping of words such as {in: [...]}"
+        cure = "; for an attribute that is not there write {present: false}"
+        _refuse(where, expected, operand, cure if operand is None else "")
+    return [_word(path, word, operand[word], (*where, word)) for word in operand]
+
+
+def _word(path: tuple[str, ...], word: Any, operand: Any, where: Path) -> Condition:
+    read = _WORDS.get(word)
+    if read is None:
+        _refuse(where, "one of the words " + ", ".join(_WORDS), word)
+    return Condition(path, word, read(operand, where))
+
+
+def _list_of_scalars(value: Any, where: Path) -> list[Any]:
+    if value.__class__ is not list:
+        _refuse(where, "a list of strings, numbers, true or false", value)
+    if not _SCALARS.issuperset(map(type, value)):
+        index = next(i for i, member in enumerate(value) if type(member) not in _SCALARS)
+        _refuse((*where, index), "a string, number, true or false", value[index])
+    scalars: list[Any] = value
+    return scalars
+
+
+def _number(value: Any, where: Path) -> int | float:
+    if value.__class__ is not int and value.__class__ is not float:
+        _refuse(where, "a number", value)
+    number: int | float = value
+    return number
+
+
+def _texts(value: Any, where: Path) -> tuple[str, ...]:
+    if value.__class__ is not list:
+        return (_text(value, where),)
+    if not 1 <= len(value) <= MAX_TEXTS:
+        _refuse(where, f"1 to {MAX_TEXTS} strings", value)
+    return tuple([_text(member, (*where, index)) for index, member in enumerate(value)])
+
+
+def _versions(value: Any, where: Path) -> tuple[tuple[str, Any], ...]:
+    if value.__class__ is not dict or not value:
+        _refuse(where, 'a mapping such as {gte: "1.2.0"}', value)
+    found = []
+    for order, text in value.items():
+        if order not in _SEMVER_ORDERS:
+            _refuse((*where, order), "one of the words " + ", ".join(_SEMVER_ORDERS), order)
+        key = semver_key(text)
+        if key is None:
+            cure = "; write all three numbers, and quote them"
+            _refuse((*where, order), 'a Semantic Version such as "1.2.0"', text, cure)
+        found.append((order, key))
+    return tuple(found)
+
+
+def _time(value: Any, where: Path) -> float:
+    seconds = seconds_of(value) if value.__class__ is str else None
+    if seconds is None:
+        cure = "; quote it, and name its offset from UTC"
+        _refuse(where, 'an RFC 3339 time such as "2026-01-31T08:00:00Z"', value, cure)
+    return seconds
+
+
+def _truth(value: Any, where: Path) -> bool:
+    if value.__class__ is not bool:
+        _refuse(where, "true or false", value)
+    truth: bool = value
+    return truth
+
+
+def _segment(value: Any, where: Path, depth: int) -> Iterable[Condition]:
+    return (Condition((), SEGMENT, _text(value, where)),)
+
+
+def _flags(value: Any, where: Path, depth: int) -> Iterable[Condition]:
+    if value.__class__ is not dict or not value:
+        _refuse(where, "a mapping of flags to the variant each of them serves", value)
+    found = []
+    for name, wanted in value.items():
+        _text(name, where)
+        found.append(Condition((), FLAG, (name, _texts(wanted, (*where, name)))))
+    return found
+
+
+def _negated(value: Any, where: Path, depth: int) -> Iterable[Condition]:
+    return (Condition((), NOT, _group(value, where, depth)),)
+
+
+def _any_of(value: Any, where: Path, depth: int) -> Iterable[Condition]:
+    return (Condition((), ANY, _groups(value, where, depth)),)
+
+
+def _all_of(value: Any, where: Path, depth: int) -> Iterable[Condition]:
+    return (Condition((), ALL, _groups(value, where, depth)),)
+
+
+def _groups(value: Any, where: Path, depth: int) -> tuple[tuple[Condition, ...], ...]:
+    if value.__class__ is not list or not value:
+        _refuse(where, "a list of mappings of conditions", value)
+    return tuple([_group(each, (*where, index), depth) for index, each in enumerate(value)])
+
+
+def _group(value: Any, where: Path, depth: int) -> tuple[Condition, ...]:
+    if depth >= MAX_NESTING:
+        _refuse(where, f"conditions nested at most {MAX_NESTING} deep", value)
+    conditions = parse_when(value, where, depth + 1)
+    if not conditions:
+        _refuse(where, "one or more conditions", value)
+    return conditions
+
+
+_WORDS: dict[str, Callable[[Any, Path], Any]] = {
+    IN: _list_of_scalars,
+    NOT_IN: _list_of_scalars,
+    **dict.fromkeys(_ORDERS, _number),
+    STARTS_WITH: _texts,
+    ENDS_WITH: _texts,
+    CONTAINS: _texts,
+    SEMVER: _versions,
+    BEFORE: _time,
+    AFTER: _time,
+    PRESENT: _truth,
+}
+_COMBINING: dict[Any, Callable[[Any, Path, int], Iterable[Condition]]] = {
+    SEGMENT: _segment,
+    FLAG: _flags,
+    NOT: _negated,
+    ANY: _any_of,
+    ALL: _all_of,
+}
 
 
 def _attribute(value: Any, where: Path) -> tuple[str, ...]:

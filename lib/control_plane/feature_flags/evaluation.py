@@ -80,3 +80,20 @@ class Evaluation:
             f"error_code={self.error_code!r}, rule={self.rule!r}, generation={self.generation}, "
             f"flag_metadata={self.flag_metadata!r})"
         )
+
+
+class Explanation:
+    """An evaluation and the steps that led to it, each a sentence; its text is one step a line."""
+
+    __slots__ = ("evaluation", "name", "steps")
+
+    def __init__(self, name: str, evaluation: Evaluation, steps: tuple[str, ...]) -> None:
+        self.name = name
+        self.evaluation = evaluation
+        self.steps = steps
+
+    def __str__(self) -> str:
+        return "\n".join(self.steps)
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.name!r}, {self.evaluation!r}, {self.steps!r})"

@@ -33,6 +33,7 @@ from control_plane.feature_flags.compile import (
     PlainContext,
     plain,
 )
+from control_plane.feature_flags.counting import Counter
 from control_plane.feature_flags.evaluation import (
     ERROR,
     GENERAL,
@@ -41,6 +42,7 @@ from control_plane.feature_flags.evaluation import (
     SPLIT,
     TYPE_MISMATCH,
     Evaluation,
+    Explanation,
 )
 from control_plane.feature_flags.table import Library, Table
 
@@ -118,14 +120,14 @@ class FlagEvaluator:
             return self._rolled_out(name, user_id, tenant_id, context, default, rollout_percentage)
         if answer is True or answer is False:
             return answer
-        if answer is None:
-            return default
-        try:
-            return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]  # a bool flag's
-        except Exception:
-            # Comparing an application's own value can raise anything; so can a record it needs.
-            found = self._again(VALUES, name, user_id, tenant_id, context)
-            return found if found is True or found is False else default
+        if answer.__class__ is Function:
+            try:
+                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+            except Exception:
+                # Comparing an application's own value can raise anything; so can a record it needs.
+                found = self._again(VALUES, name, user_id, tenant_id, context)
+                return found if found is True or found is False else default
+        return default if answer is None else answer()  # type: ignore[no-any-return]  # a counter
 
     def variant(
         self,
@@ -153,6 +155,8 @@ class FlagEvaluator:
             except Exception:
                 # As in is_enabled.
                 answer = self._again(VARIANTS, name, user_id, tenant_id, context)
+        elif answer.__class__ is Counter:
+            return answer()  # type: ignore[no-any-return]
         return default if answer is None else answer
 
     def value(
@@ -243,6 +247,49 @@ class FlagEvaluator:
         Raises:
             TypeError: the name is no str.
         """
+        found = self._evaluated(name, default, user_id, tenant_id, context)
+        if found.variant is not None:
+            self._library.count(name, found.variant)
+        return found
+
+    def all_flags(
+        self,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> dict[str, Evaluation]:
+        """Every flag's evaluation for one caller, by name, all of one generation; none is counted.
+
+        A flag that gives its callers their default has the value None here. Empty while there is
+        no replica to read.
+        """
+        raise NotImplementedError
+
+    def explain(
+        self,
+        name: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Explanation:
+        """The evaluation with the steps that led to it; nothing is counted.
+
+        Raises:
+            TypeError: the name is no str.
+        """
+        raise NotImplementedError
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How often each (flag, variant) was served since this manager was made.
+
+        The numbers only grow; whoever exports them keeps the last ones. Empty without counting.
+        """
+        counts = self._library.counts
+        return {} if counts is None else counts.read()
+
+    def _evaluated(
+        self, name: str, default: Any, user_id: Any, tenant_id: Any, context: Any
+    ) -> Evaluation:
         details, flag = self._decided(DETAILS, name, user_id, tenant_id, context)
         value, variant, reason, rule, error, generation = details
         told = flag.flag_metadata.copy()
@@ -290,6 +337,8 @@ class FlagEvaluator:
                         state = (word, -2, None)
             if answer is True or answer is False:
                 return answer
+            if answer.__class__ is Counter:
+                return answer()  # type: ignore[no-any-return]
             if answer is None:
                 return default
             try:
@@ -371,9 +420,11 @@ class FlagEvaluator:
             table = self._current()
             try:
                 flag = table.flag(name)
-                answer = flag.bound(mode, table.members(flag))
+                answer = flag.bound(mode, table.asked(flag))
                 if answer.__class__ is Function:
                     answer = self._called(answer, name, mode, user_id, tenant_id, context)
+                elif answer.__class__ is Counter:
+                    answer = answer()
                 return answer, flag
             except Moved:
                 self._dropped(table)
@@ -431,6 +482,8 @@ class FlagEvaluator:
             except Exception:
                 # As in is_enabled.
                 answer = self._again(VALUES, name, user_id, tenant_id, context)
+        elif answer.__class__ is Counter:
+            answer = answer()
         if answer is None:
             return default
         converted = _converted(answer, wanted)
@@ -453,6 +506,7 @@ class FlagEvaluator:
         value, variant, reason = details[:3]
         if variant is None or value.__class__ is not bool:
             return default
+        self._library.count(name, variant)
         if value is False or reason == SPLIT:
             return bool(value)
         unit = _rollout_unit(user_id, tenant_id, context)

@@ -16,20 +16,27 @@ A closed manager, or one whose client was closed, gives defaults; so do its hand
 
 from __future__ import annotations
 
-from control_plane.defaults import replica_source
+from control_plane.defaults import counts_usage, replica_source, wall_clock
 from control_plane.errors import ControlPlaneError, ViewExpired
+from control_plane.feature_flags.compile import constant
+from control_plane.feature_flags.counting import Counter
+from control_plane.feature_flags.evaluation import ERROR, FLAG_NOT_FOUND, Explanation
 from control_plane.feature_flags.evaluator import FlagEvaluator
 from control_plane.feature_flags.table import Library, Table, unavailable
+from control_plane.replica.format import FLAG
 from control_plane.replica.header import FLAGS_REVISION, TOMBSTONE, empty_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Protocol, Self
+    from typing import Any, Protocol, Self
 
     from _typeshed import StrPath
 
     from control_plane.defaults import ChosenSource, TrustedReplica
+    from control_plane.feature_flags.compile import CompiledFlag
+    from control_plane.feature_flags.evaluation import Evaluation
     from control_plane.feature_flags.evaluator import Context
     from control_plane.replica.reader import Replica, View
 
@@ -63,8 +70,13 @@ class FeatureFlagManager(FlagEvaluator):
         *,
         replica: StrPath | None = None,
         environment: str | None = None,
+        counting: bool | None = None,
+        now: Callable[[], float] = wall_clock,
     ) -> None:
         """Read ``client``'s replica, or the one under the root ``replica`` for ``environment``.
+
+        ``counting`` says whether what is served is counted; None: unless the process says no by
+        ``CONTROL_PLANE_USAGE=0``. ``now`` gives seconds since 1970, for rules with a schedule.
 
         Raises:
             TypeError: both a client and a place were given.
@@ -76,7 +88,7 @@ class FeatureFlagManager(FlagEvaluator):
         self._source: ChosenSource = (
             replica_source(replica, environment)[0] if client is None else client.source
         )
-        self._library = Library()
+        self._library = Library(counts_usage() if counting is None else counting, now)
         self._handles = {}
         self._table = self._absent()
         if client is not None:
@@ -99,6 +111,35 @@ class FeatureFlagManager(FlagEvaluator):
     def pinned_to(self, view: View | None) -> PinnedFlags:
         """These flags as a view shows them, which stays its giver's to close; None: defaults."""
         return PinnedFlags(self._library, view, None)
+
+    def all_flags(
+        self,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> dict[str, Evaluation]:
+        """As ``FlagEvaluator.all_flags``."""
+        with self.pinned() as view:
+            return view.all_flags(user_id, tenant_id, context)
+
+    def explain(
+        self,
+        name: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Explanation:
+        """As ``FlagEvaluator.explain``."""
+        with self.pinned() as view:
+            return view.explain(name, user_id, tenant_id, context)
+
+    def override(self, flags: Mapping[str, Any]) -> Override:
+        """Answer these flags with these values inside a ``with`` block, for tests.
+
+        Everybody who asks this manager gets them, in every thread, whatever the replica holds, and
+        flags that ask for them do too; the variant is called ``override``. Blocks may be nested.
+        """
+        return Override(self, self._library, flags)
 
     def refresh(self) -> None:
         """Let the next call read the replica again, whether its revision moved or not.
@@ -160,16 +201,45 @@ class FeatureFlagManager(FlagEvaluator):
             self._table = self._absent()
 
 
+class Override:
+    """Values in place of flags while a ``with`` block runs; made by ``override``."""
+
+    __slots__ = ("_before", "_flags", "_library", "_manager")
+
+    def __init__(
+        self, manager: FeatureFlagManager, library: Library, flags: Mapping[str, Any]
+    ) -> None:
+        self._manager = manager
+        self._library = library
+        self._flags = {name: constant(name, value) for name, value in flags.items()}
+        self._before: dict[str, CompiledFlag] = {}
+
+    def __enter__(self) -> None:
+        self._before = self._library.overridden
+        self._library.overridden = {**self._before, **self._flags}
+        self._manager.refresh()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._library.overridden = self._before
+        self._manager.refresh()
+
+
 class PinnedFlags(FlagEvaluator):
     """Flags of one generation; made by ``FeatureFlagManager.pinned``."""
 
-    __slots__ = ("_enabled", "_view")
+    __slots__ = ("_enabled", "_shown", "_view")
 
     def __init__(self, library: Library, view: View | None, owned: View | None) -> None:
         # Without a snapshot nothing may answer, not even what was compiled of some generation.
         self._library = library = Library() if view is None else library
         self._handles = {}
         self._view = owned
+        self._shown = view
         if view is None:
             read = unavailable(lambda: "expected a snapshot to hold, found none")
         else:
@@ -180,7 +250,7 @@ class PinnedFlags(FlagEvaluator):
 
         self._table = Table(library, read, _word(empty_words()), 0)
         # The one table there will be: a look less for every call.
-        self._enabled: dict[str, bool | None] = self._table.enabled
+        self._enabled: dict[str, Any] = self._table.enabled
 
     def is_enabled(
         self,
@@ -196,12 +266,53 @@ class PinnedFlags(FlagEvaluator):
             answer = self._enabled[name]
         except KeyError:
             answer = self._first(Table.load_enabled, name)
-        if (answer is True or answer is False) and rollout_percentage is None:
-            return answer
+        if rollout_percentage is None:
+            if answer is True or answer is False:
+                return answer
+            if answer.__class__ is Counter:
+                return answer()  # type: ignore[no-any-return]
         # By name: super() would cost a split 50 ns.
         return FlagEvaluator.is_enabled(
             self, name, user_id, tenant_id, context, default, rollout_percentage
         )
+
+    def all_flags(
+        self,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> dict[str, Evaluation]:
+        """As ``FlagEvaluator.all_flags``.
+
+        Raises:
+            ViewExpired: the view is too old to tell which flags there are.
+        """
+        found = {}
+        for name in self._names():
+            evaluation = self._evaluated(name, None, user_id, tenant_id, context)
+            if evaluation.error_code != FLAG_NOT_FOUND:
+                found[name] = evaluation
+        return found
+
+    def explain(
+        self,
+        name: str,
+        user_id: str | int | None = None,
+        tenant_id: str | int | None = None,
+        context: Context | None = None,
+    ) -> Explanation:
+        """As ``FlagEvaluator.explain``."""
+        evaluation = self._evaluated(name, None, user_id, tenant_id, context)
+        steps: Sequence[str] = (f"the caller's default: {evaluation.error_code}",)
+        if evaluation.reason != ERROR:
+            steps = self._table.explained(name, user_id, tenant_id, context)
+        return Explanation(name, evaluation, tuple(steps))
+
+    def _names(self) -> Sequence[str]:
+        """The names of the flags that have a record, and of those overridden, in order."""
+        pairs = [] if self._shown is None else self._shown.scan(bytes((FLAG,)))
+        names = {key[1:].decode("utf-8", "replace") for key, _ in pairs}
+        return sorted(names | set(self._library.overridden))
 
     def close(self) -> None:
         """Drop the snapshot, if it is this view's own; may be called again."""

@@ -1,8 +1,10 @@
 """Whether a unit is a member of a segment, read from the replica when a rule asks.
 
 A segment's record holds its members, or says that they lie in 2^k shards; a shard is chosen by
-the top k bits of SHA-256(member). Records hold the first 16 bytes of each hash, sorted. A segment
-or a shard without a record has no members.
+the top k bits of SHA-256(member). Records hold the first 16 bytes of each hash, sorted. Beside
+them may stand units that are excluded, and rules. Who is excluded is no member; who is listed is
+one; else whoever a rule matches. Without a unit only the rules are asked. A segment or a shard
+without a record has no members.
 
 Shards are searched where they are and not kept, so a segment of a million members costs a process
 no memory. All records that one table's evaluations rest on are of one transaction: when a read
@@ -14,27 +16,47 @@ from __future__ import annotations
 from control_plane.errors import ReplicaCorrupt
 from control_plane.feature_flags.bucketing import unit_of
 from control_plane.feature_flags.compile import Moved
+from control_plane.feature_flags.definition import parse_segment_rules
 from control_plane.feature_flags.packed import unpack
 from control_plane.replica.format import SEGMENT, decode_record, record_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
+
+    from control_plane.feature_flags.definition import Definition
 
     Read = Callable[..., tuple[int, list[bytes | None]]]
+    Compile = Callable[[Definition], Callable[..., Any]]
 
 HASH_BYTES = 16
 MAX_SHARD_BITS = 16
 
 
+class Segment:
+    """A segment as its record has it; ``members`` are packed hashes or the number of shard bits."""
+
+    __slots__ = ("excluded", "members", "rules")
+
+    def __init__(
+        self, members: bytes | int, excluded: bytes = b"", rules: Callable[..., Any] | None = None
+    ) -> None:
+        self.members = members
+        self.excluded = excluded
+        self.rules = rules
+
+
 class Memberships:
     """The memberships one table's functions ask for."""
 
-    __slots__ = ("_read", "_segments", "_txn")
+    __slots__ = ("_compile", "_read", "_segments", "_txn")
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, compile: Compile) -> None:
+        """``compile`` makes a function of (user_id, tenant_id, context) of a segment's rules."""
         self._read = read
-        self._segments: dict[str, bytes | int] = {}
+        self._compile = compile
+        self._segments: dict[str, Segment] = {}
         self._txn: dict[str, int] = {}
 
     def join(self, txn: int) -> None:
@@ -47,42 +69,53 @@ class Memberships:
         if self._txn.setdefault("id", txn) != txn:
             raise Moved
 
-    def contains(self, segment: str, value: object) -> bool:
-        """Whether the unit of this value is a member.
+    def contains(
+        self, name: str, value: object, user_id: Any, tenant_id: Any, context: Any
+    ) -> bool:
+        """Whether the unit of this value, or whom a rule matches, is a member.
 
         Raises:
             Moved: as ``join``.
             ReplicaCorrupt | FormatUnsupported | Unavailable: a record that cannot be read.
+            ManifestInvalid: a rule that breaks the rules.
         """
+        segment = self._segments.get(name)
+        if segment is None:
+            segment = self._segments[name] = self._segment(name)
         unit = unit_of(value)
-        if unit is None:
-            return False
-        # Imported here: loading OpenSSL costs a millisecond, and many processes use no segment.
-        from hashlib import sha256
+        if unit is not None and (segment.members != b"" or segment.excluded):
+            # Imported here: loading OpenSSL costs a millisecond, and many use no segment.
+            from hashlib import sha256
 
-        digest = sha256(unit).digest()
-        members = self._segments.get(segment)
-        if members is None:
-            members = self._segments[segment] = self._segment(segment)
-        if isinstance(members, int):
-            members = self._body(segment, shard_of(digest, members))
-        return _holds(members, digest[:HASH_BYTES])
+            digest = sha256(unit).digest()
+            wanted = digest[:HASH_BYTES]
+            if segment.excluded and _holds(segment.excluded, wanted):
+                return False
+            members = segment.members
+            if members.__class__ is int:
+                members = self._body(name, shard_of(digest, members))
+            if _holds(members, wanted):  # type: ignore[arg-type]  # bytes by now
+                return True
+        return segment.rules is not None and segment.rules(user_id, tenant_id, context) is True
 
-    def _segment(self, segment: str) -> bytes | int:
-        """The packed members of a small segment, or the number of shard bits of a large one."""
-        body = self._body(segment)
+    def _segment(self, name: str) -> Segment:
+        body = self._body(name)
         if not body:
-            return b""
+            return Segment(b"")
         try:
             content = unpack(body)
-            found = content["shards"] if "shards" in content else content["members"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise _corrupt(segment, "members or shards", repr(error)) from error
-        if isinstance(found, bytes):
-            return _whole(segment, found)
-        if isinstance(found, int) and 0 <= found <= MAX_SHARD_BITS:
-            return found
-        raise _corrupt(segment, f"0 to {MAX_SHARD_BITS} shard bits", repr(found))
+            members = content["shards"] if "shards" in content else content["members"]
+            excluded, rules = content.get("exclude", b""), content.get("rules")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _corrupt(name, "members or shards", repr(error)) from error
+        if isinstance(members, bytes):
+            _whole(name, members)
+        elif not (type(members) is int and 0 <= members <= MAX_SHARD_BITS):
+            raise _corrupt(name, f"0 to {MAX_SHARD_BITS} shard bits", repr(members))
+        if not isinstance(excluded, bytes):
+            raise _corrupt(name, "hashes that are excluded", repr(excluded))
+        compiled = None if rules is None else self._compile(parse_segment_rules(rules))
+        return Segment(members, _whole(name, excluded), compiled)
 
     def _body(self, segment: str, *shard: str) -> bytes:
         key = record_key(SEGMENT, segment, *shard)

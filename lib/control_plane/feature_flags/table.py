@@ -15,15 +15,26 @@ flag of that name instead, and asks again next time.
 
 from __future__ import annotations
 
+from control_plane.defaults import wall_clock
 from control_plane.errors import (
     ControlPlaneError,
     InputInvalid,
+    ReplicaBusy,
     ReplicaCorrupt,
     ReplicaInvalid,
     ReplicaUnavailable,
     ViewExpired,
 )
-from control_plane.feature_flags.compile import VALUES, VARIANTS, CompiledFlag, Compiler, fault
+from control_plane.feature_flags.compile import (
+    DETAILS,
+    VALUES,
+    VARIANTS,
+    CompiledFlag,
+    Compiler,
+    Function,
+    fault,
+)
+from control_plane.feature_flags.counting import Counts
 from control_plane.feature_flags.evaluation import (
     FLAG_NOT_FOUND,
     GENERAL,
@@ -41,21 +52,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from control_plane.feature_flags.compile import Members
+    from control_plane.feature_flags.compile import Asked
+    from control_plane.feature_flags.definition import Definition
     from control_plane.feature_flags.segments import Memberships, Read
+
+    Loaded = tuple[CompiledFlag, int]
 
 MAX_ABSENT = 4096
 FEW = 32
 MAX_LOGGED = 10_000
+MAX_PREREQUISITES = 64
+
+# Instead of a transaction: a flag that is of none, and one whose record could not be read now.
+ANY_TXN, NO_TXN = -1, -2
 
 
 class Library:
-    """What tables share: compiled flags by name."""
+    """What tables share: compiled flags by name, their counts, overrides and the clock.
 
-    __slots__ = ("_compiler", "_decoded", "_last", "_unpack")
+    ``now`` gives seconds since 1970, for rules with a schedule.
+    """
 
-    def __init__(self) -> None:
-        self._compiler = Compiler()
+    __slots__ = ("_compiler", "_decoded", "_last", "_unpack", "counts", "now", "overridden")
+
+    def __init__(self, counting: bool = False, now: Callable[[], float] = wall_clock) -> None:
+        self.counts = Counts() if counting else None
+        self.now = now
+        self.overridden: dict[str, CompiledFlag] = {}
+        self._compiler = Compiler(self.counts)
         self._unpack: Callable[[bytes], Any] = unpack
         self._decoded = 0
         self._last: dict[str, tuple[bytes, CompiledFlag]] = {}
@@ -78,15 +102,19 @@ class Library:
         if record.status == DELETED:
             self._last.pop(name, None)
             return self.fault(name, FLAG_NOT_FOUND, "expected a flag, found it deleted")
-        metadata, kill = self._content(record.body)
+        metadata, kill = self.content(record.body)
         if metadata is None and kill is None:
             return self.fault(name, FLAG_NOT_FOUND, "expected a flag, found none accepted so far")
         flag = self._compiler.compile(name, metadata, kill, record.served_generation)
         self._last[name] = (header, flag)
         return flag
 
-    def _content(self, body: bytes) -> tuple[Any, Any]:
-        """A flag record's metadata and kill."""
+    def content(self, body: bytes) -> tuple[Any, Any]:
+        """A flag record's metadata and kill.
+
+        Raises:
+            ReplicaCorrupt: it is no flag's.
+        """
         if not body:
             return None, None
         self._decoded += 1
@@ -103,6 +131,17 @@ class Library:
                 f"expected a mapping with m and k, found {error!r}; "
                 "run 'control-plane replica verify'"
             ) from error
+
+    def count(self, name: str, variant: str) -> None:
+        """Count a variant that was served without a counter's step."""
+        if self.counts is not None:
+            self.counts.step(name, variant, DETAILS, None)()
+
+    def segment(self, definition: Definition) -> Callable[..., Any]:
+        """A segment's rules as a function of what its flags are given; uncounted."""
+        compiled = Compiler().compiled("", definition)
+        function: Callable[..., Any] = compiled.bound(VALUES, (self.now,) if compiled.needs else ())
+        return function
 
     def last(self, name: str) -> CompiledFlag | None:
         """The last good flag of that name."""
@@ -138,8 +177,11 @@ def complain(name: str, reason: str) -> None:
 class Table:
     """The answers of one revision; ``enabled``, ``variants`` and ``values`` are filled lazily.
 
-    A constant stands for itself, None for the caller's default; anything else is a function of
-    (user_id, tenant_id, context).
+    A constant stands for itself, None for the caller's default; a counter's step is called; a
+    function is called with (user_id, tenant_id, context).
+
+    Flags that ask for others, or for segments, are answered from one transaction: the first of
+    them to be loaded decides which, and a record of another one raises ``Moved``.
     """
 
     __slots__ = (
@@ -173,7 +215,7 @@ class Table:
         self._memberships: dict[str, Memberships] = {}
         self._library = library
         self._read = read
-        self._flags: dict[str, CompiledFlag] = {}
+        self._flags: dict[str, Loaded] = {}
         self._absent = 0
 
     def flag(self, name: str) -> CompiledFlag:
@@ -181,35 +223,112 @@ class Table:
 
         Raises:
             TypeError: the name is no str.
-            Moved: the flag asks for segments and its record is newer than what it would ask.
+            Moved: what the flag asks for is of another transaction than its record.
         """
-        flag = self._flags.get(name)
-        if flag is None:
+        return self._found(name)[0]
+
+    def _found(self, name: str) -> Loaded:
+        found = self._flags.get(name)
+        if found is None:
             if not isinstance(name, str):
                 raise TypeError(f"expected the name of a flag as str, found {type(name).__name__}")
-            flag, keep = self._load(name)
+            found, keep = self._load(name)
+            if found[0].flags:
+                found = self._with_prerequisites(name, found)
             if keep:
                 # The first to come decides: a thread that read earlier may be the later one.
-                flag = self._flags.setdefault(name, flag)
-        return flag
+                found = self._flags.setdefault(name, found)
+        return found
 
-    def members(self, flag: CompiledFlag) -> Members | None:
-        """What answers the flag's questions for memberships, if it has any."""
-        return self._asked().contains if flag.segments else None
+    def asked(self, flag: CompiledFlag) -> Asked:
+        """What answers the flag's questions, in their order."""
+        if not flag.needs:
+            return ()
+        answers: dict[str, Callable[..., Any]] = {"now": self._library.now, "served": self.served}
+        if "members" in flag.needs:
+            answers["members"] = self._asked().contains
+        return tuple([answers[need] for need in flag.needs])
+
+    def served(self, name: str, user_id: Any, tenant_id: Any, context: Any) -> Any:
+        """The variant another flag of this table serves, None where it gives the default.
+
+        Raises:
+            Moved: its record is of another transaction than this table's questions.
+        """
+        flag, txn = self._found(name)
+        self._join(txn)
+        # Details, as they are not counted: nobody is served the flag here.
+        answer = flag.bound(DETAILS, self.asked(flag))
+        if answer.__class__ is Function:
+            answer = answer(user_id, tenant_id, context)
+        return answer[1]
+
+    def explained(self, name: str, user_id: Any, tenant_id: Any, context: Any) -> list[str]:
+        """The steps of an evaluation, in sentences.
+
+        Raises:
+            ControlPlaneError: a record that cannot be read, or breaks the rules.
+        """
+        # Imported here: only people ask.
+        from control_plane.feature_flags.definition import parse_definition
+        from control_plane.feature_flags.explaining import Asking, Walk
+
+        if name in self._library.overridden:
+            return ["overridden in this process: serves the value given"]
+        key = record_key(FLAG, name)
+        _, (raw,) = self._read(key)
+        metadata, kill = self._library.content(decode_record(key, raw or b"").body)
+        if metadata is None:
+            return ["killed, and no definition accepted so far: the caller's default"]
+        asking = Asking(self._asked().contains, self.served, self._library.now)
+        flag = parse_definition(metadata)
+        return Walk(name, flag, kill, asking, user_id, tenant_id, context).steps
+
+    def _with_prerequisites(self, name: str, found: Loaded) -> Loaded:
+        """What was found, or a fault where the flags it asks for come round to one of them."""
+        chain: list[str] = []
+
+        def ends(name: str, found: Loaded) -> bool:
+            chain.append(name)
+            if chain.count(name) > 1 or len(chain) > MAX_PREREQUISITES:
+                return False
+            self._join(found[1])
+            for asked in found[0].flags:
+                other = self._flags.get(asked) or self._load(asked)[0]
+                if other[0].flags and not ends(asked, other):
+                    return False
+            chain.pop()
+            return True
+
+        if ends(name, found):
+            return found
+        ring = " > ".join(chain)
+        reason = f"expected flags that do not ask each other in a ring, found {ring}"
+        broken = self._library.fault(name, GENERAL, reason)
+        # Who asks this one comes round to it as well, whichever of them is loaded first.
+        broken.flags = found[0].flags
+        return broken, ANY_TXN
+
+    def _join(self, txn: int) -> None:
+        """Insist that a record is of the transaction that questions are answered from."""
+        if txn == NO_TXN:
+            raise ReplicaBusy("expected the record of a flag that another asks for, found none")
+        if txn != ANY_TXN:
+            self._asked().join(txn)
 
     def _asked(self) -> Memberships:
         # Imported here: most processes have no flag that asks for a segment.
         from control_plane.feature_flags.segments import Memberships
 
         # One step for all threads: the first to come decides.
-        return self._memberships.setdefault("", Memberships(self._read))
+        return self._memberships.setdefault("", Memberships(self._read, self._library.segment))
 
     def load_enabled(self, name: str) -> Any:
         """Fill ``enabled`` for a name; raises as ``flag``."""
         flag = self.flag(name)
         answer = None
         if flag.type in ("bool", ""):
-            answer = flag.bound(VALUES, self.members(flag))
+            answer = flag.bound(VALUES, self.asked(flag))
         else:
             self._library.complain(name, f"{TYPE_MISMATCH}: expected a bool, found a {flag.type}")
         return self._kept(name, self.enabled, answer)
@@ -217,39 +336,43 @@ class Table:
     def load_variant(self, name: str) -> Any:
         """Fill ``variants`` for a name; raises as ``flag``."""
         flag = self.flag(name)
-        return self._kept(name, self.variants, flag.bound(VARIANTS, self.members(flag)))
+        return self._kept(name, self.variants, flag.bound(VARIANTS, self.asked(flag)))
 
     def load_value(self, name: str) -> Any:
         """Fill ``values`` for a name; raises as ``flag``."""
         flag = self.flag(name)
-        return self._kept(name, self.values, flag.bound(VALUES, self.members(flag)))
+        return self._kept(name, self.values, flag.bound(VALUES, self.asked(flag)))
 
     def _kept(self, name: str, answers: dict[str, Any], answer: Any) -> Any:
         if name in self._flags:
             answers[name] = answer
         return answer
 
-    def _load(self, name: str) -> tuple[CompiledFlag, bool]:
+    def _load(self, name: str) -> tuple[Loaded, bool]:
         """A flag from its record, and whether the answer holds for this table's life."""
         library = self._library
+        overridden = library.overridden.get(name)
+        if overridden is not None:
+            return (overridden, ANY_TXN), True
         try:
             key = record_key(FLAG, name)
         except ValueError:
-            return library.fault(name, FLAG_NOT_FOUND, "expected a name without NUL"), False
+            reason = "expected a name without NUL"
+            return (library.fault(name, FLAG_NOT_FOUND, reason), ANY_TXN), False
         try:
             txn, (raw,) = self._read(key)
             flag = library.flag(name, key, raw)
         except (ReplicaInvalid, InputInvalid) as error:
-            return library.fault(name, PARSE_ERROR, str(error)), True
+            return (library.fault(name, PARSE_ERROR, str(error)), ANY_TXN), True
         except ControlPlaneError as error:
-            return self._without_record(name, error), False
-        if flag.segments:
-            self._asked().join(txn)
+            return (self._without_record(name, error), NO_TXN), False
+        if "members" in flag.needs:
+            self._join(txn)
         if raw is None:
             # Names may come from anywhere: only so many absent ones are remembered.
             self._absent += 1
-            return flag, self._absent <= MAX_ABSENT
-        return flag, True
+            return (flag, txn), self._absent <= MAX_ABSENT
+        return (flag, txn), True
 
     def _without_record(self, name: str, error: ControlPlaneError) -> CompiledFlag:
         # A view promises one generation: there the last good flag may be of another.

@@ -13,8 +13,6 @@ of bool or None or calls, and a list that is all constants is one.
 
 from __future__ import annotations
 
-from time import time
-
 from control_plane.feature_flags.evaluation import DEFAULT, ERROR, GENERAL, TARGETING_MATCH
 from control_plane.feature_flags.flagd_bucketing import (
     TEXT_HEADS,
@@ -56,8 +54,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any, NoReturn
 
-    Answer = tuple[str, str | None, dict[str, str] | None, str | None]
-    """Of a return site: reason, variant, variants by result, error."""
+    Answer = tuple[str, str | None, None, dict[str, str] | None, str | None]
+    """Of a return site: reason, variant, no rule, variants by result, error."""
 
 _KEY = "targetingKey"
 _FLAGD = "$flagd"
@@ -67,6 +65,8 @@ _BOOL, _PERHAPS, _TEXT, _ANY = "bool", "bool or None", "text", "any"
 _TRUE = frozenset((_BOOL, _PERHAPS))
 
 
+# Around what a served variant's site has, as long as it is open whether serving is counted.
+_SERVE, _SERVED = "\x01", "\x02"
 _HEADED = "(heads[n] if (n := len(b)) < 24 else head(n))"
 _COMPARED = {
     "==": "==", "!=": "!=", "===": "==", "!==": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
@@ -88,11 +88,9 @@ def key_text(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
-def _timestamp() -> int:
-    return int(time())
-
-
-def _whole(context: Any, user_id: Any, tenant_id: Any, key: Any, flag_key: str) -> dict[str, Any]:
+def _whole(
+    context: Any, user_id: Any, tenant_id: Any, key: Any, flag_key: str, now: Any
+) -> dict[str, Any]:
     """All that an expression can look at, as one mapping."""
     data = {**context}
     if user_id is not None:
@@ -100,7 +98,7 @@ def _whole(context: Any, user_id: Any, tenant_id: Any, key: Any, flag_key: str) 
     if tenant_id is not None:
         data["tenant_id"] = tenant_id
     data[_KEY] = key
-    data[_FLAGD] = {"flagKey": flag_key, "timestamp": _timestamp()}
+    data[_FLAGD] = {"flagKey": flag_key, "timestamp": int(now())}
     return data
 
 
@@ -183,7 +181,6 @@ NAMES: dict[str, Any] = {
     "meets": _meets,
     "str": str,
     "text": text,
-    "timestamp": _timestamp,
     "truthy": truthy,
     "variant_text": variant_text,
     "whole": _whole,
@@ -195,29 +192,30 @@ NAMES: dict[str, Any] = {
 # Writing.
 
 
-def written(
-    name: str,
-    flag_key: str,
-    version: str,
-    root: Node,
-    variants: Iterable[str],
-    default: str | None,
-    overrides: Iterable[tuple[tuple[str, ...], Mapping[str, str]]] = (),
-) -> tuple[str, tuple[Any, ...], tuple[Answer, ...]]:
-    """The shape of a flag (its source), its constants and its return sites.
+def targeting_source(shape: str, counted: bool) -> str:
+    """The source of every flag of that shape: placeholders and nothing from a flag.
 
-    The n-th constant stands in the source as 'k<n>', what the n-th site returns as 'r<n>'.
+    Of a ``counted`` one what a site that serves a variant has is called.
     """
-    writer = _Writer(name, flag_key, version, tuple(variants), default)
-    return writer.source(root, overrides), tuple(writer.constants), tuple(writer.sites)
+    return shape.replace(_SERVE, "r = " if counted else "return ").replace(
+        _SERVED, "; return r()" if counted else ""
+    )
 
 
-class _Writer:
-    """Writes the source of one expression."""
+def _served(site: str) -> str:
+    return f"{_SERVE}{site}{_SERVED}"
+
+
+class Writing:
+    """Writes the code of one flag.
+
+    The n-th of ``constants`` stands in it as 'k<n>', what the n-th of ``sites`` returns as 'r<n>';
+    ``needs`` is what the code asks its table for.
+    """
 
     __slots__ = (
-        "_default", "_flag_key", "_kept", "_lines", "_name", "_named", "_roots", "_temporaries",
-        "_variants", "_version", "constants", "sites",
+        "_asks_time", "_default", "_flag_key", "_kept", "_lines", "_name", "_named", "_roots",
+        "_temporaries", "_variants", "_version", "constants", "sites",
     )  # fmt: skip
 
     def __init__(
@@ -233,13 +231,18 @@ class _Writer:
         self._named: dict[tuple[str, str | None], str] = {}
         self._roots: set[str] = set()
         self._temporaries = 0
+        self._asks_time = False
         self.constants: list[Any] = []
         self.sites: list[Answer] = []
 
-    def source(
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("now",) if self._asks_time else ()
+
+    def shape(
         self, root: Node, overrides: Iterable[tuple[tuple[str, ...], Mapping[str, str]]]
     ) -> str:
-        """The whole function."""
+        """The whole function, with marks where a variant is served."""
         for path, units in overrides:
             self._override(path, units)
         self._line(1, "try:")
@@ -251,7 +254,7 @@ class _Writer:
         self._line(2, "if context.__class__ is not dict: raise")
         self._line(2, f"complain({name}, error)")
         self._line(2, f"return {failed}")
-        head = "def flag(user_id, tenant_id, context):"
+        head = f"def flag({', '.join(('user_id', 'tenant_id', 'context', *self.needs))}):"
         return "\n".join((head, *self._prologue(), *self._lines, ""))
 
     def _line(self, depth: int, line: str) -> None:
@@ -287,7 +290,7 @@ class _Writer:
         found = self._site(TARGETING_MATCH, None, dict(units))
         self._line(1, f"u = {value}")
         self._line(1, "if u.__class__ is not str: u = key_text(u)")
-        self._line(1, f"if u.__class__ is str and u in {found}: return {found}[u]")
+        self._line(1, f"if u.__class__ is str and u in {found}: {_served(f'{found}[u]')}")
 
     # Placeholders.
 
@@ -302,11 +305,11 @@ class _Writer:
         units: dict[str, str] | None = None,
         error: str | None = None,
     ) -> str:
-        self.sites.append((reason, variant, units, error))
+        self.sites.append((reason, variant, None, units, error))
         return f"'r{len(self.sites) - 1}'"
 
     def _serving(self, variant: str | None) -> str:
-        """The site that serves a variant; of None the default."""
+        """The statement that serves a variant; of None the default."""
         known = self._named.get((TARGETING_MATCH, variant))
         if known is None:
             if variant is None:
@@ -314,7 +317,9 @@ class _Writer:
             else:
                 known = self._site(TARGETING_MATCH, variant)
             self._named[TARGETING_MATCH, variant] = known
-        return known
+        # Without a variant there is nothing to count.
+        nothing = variant is None and self._default is None
+        return f"return {known}" if nothing else _served(known)
 
     def _failure(self) -> str:
         known = self._named.get((ERROR, None))
@@ -337,7 +342,7 @@ class _Writer:
 
     def _tail(self, node: Node, depth: int) -> None:
         if node.op == CONST:
-            self._line(depth, f"return {self._serving(variant_text(node.value))}")
+            self._line(depth, self._serving(variant_text(node.value)))
         elif node.op in BRANCHING:
             self._branches(node, depth)
         elif node.op == FRACTIONAL and self._split(node, depth):
@@ -353,7 +358,7 @@ class _Writer:
         if len(args) % 2:
             self._tail(args[-1], depth)
         else:
-            self._line(depth, f"return {self._serving(None)}")
+            self._line(depth, self._serving(None))
 
     def _computed(self, value: str, depth: int) -> None:
         """Answer with the variant that a value names."""
@@ -363,8 +368,8 @@ class _Writer:
             known = self._named[TARGETING_MATCH, "*"] = self._site(TARGETING_MATCH, None, units)
         self._line(depth, f"v = {value}")
         self._line(depth, "if v.__class__ is not str: v = variant_text(v)")
-        self._line(depth, f"if v is None: return {self._serving(None)}")
-        self._line(depth, f"if v in {known}: return {known}[v]")
+        self._line(depth, f"if v is None: {self._serving(None)}")
+        self._line(depth, f"if v in {known}: {_served(f'{known}[v]')}")
         self._line(depth, f"complain({self._constant(self._name)}, v)")
         self._line(depth, f"return {self._failure()}")
 
@@ -389,7 +394,7 @@ class _Writer:
         if self._version == V3:
             # A key that is no UTF-8 is none to flagd.
             self._line(depth + 1, f"try: b = {key}.encode()")
-            self._line(depth + 1, f"except Exception: return {self._serving(None)}")
+            self._line(depth + 1, f"except Exception: {self._serving(None)}")
             prefix = self._constant(b"\x82" + cbor(self._flag_key))
             self._line(depth + 1, f"h = hash32({prefix} + {_HEADED} + b)")
         else:
@@ -397,7 +402,7 @@ class _Writer:
                 depth + 1, f"h = hash32(({self._constant(self._flag_key)} + {key}).encode())"
             )
         self._bounds(entries, depth + 1)
-        self._line(depth, f"return {self._serving(None)}")
+        self._line(depth, self._serving(None))
 
     def _split_by_value(self, node: Node, entries: list[tuple[Any, int]], depth: int) -> None:
         value, kind = self._value(node.args[0])
@@ -405,14 +410,14 @@ class _Writer:
         if self._version == V3:
             self._line(depth, "if u.__class__ is str:")
             self._line(depth + 1, "try: b = u.encode()")
-            self._line(depth + 1, f"except Exception: return {self._serving(None)}")
+            self._line(depth + 1, f"except Exception: {self._serving(None)}")
             self._line(depth + 1, f"h = hash32({_HEADED} + b)")
         else:
             self._line(depth, "if u.__class__ is str and u:")
             self._line(depth + 1, "h = hash32(u.encode())")
         self._bounds(entries, depth + 1)
         if kind == _TEXT:
-            self._line(depth, f"return {self._serving(None)}")
+            self._line(depth, self._serving(None))
             return
         fraction = self._constant(Fraction(self._version, self._flag_key))
         values = "".join(f", {self._constant(bucket.value)}" for bucket in node.args[1:])
@@ -430,10 +435,10 @@ class _Writer:
                 continue
             served = self._serving(variant_text(result))
             if bound >= every:
-                self._line(depth, f"return {served}")
+                self._line(depth, served)
                 return
-            self._line(depth, f"if h < {self._constant(bound)}: return {served}")
-        self._line(depth, f"return {self._serving(None)}")
+            self._line(depth, f"if h < {self._constant(bound)}: {served}")
+        self._line(depth, self._serving(None))
 
     # Expressions.
 
@@ -471,7 +476,9 @@ class _Writer:
 
     def _data(self) -> str:
         self._roots |= {"user_id", "tenant_id", _KEY}
-        return f"whole(context, user_id, tenant_id, key, {self._constant(self._flag_key)})"
+        self._asks_time = True
+        flag_key = self._constant(self._flag_key)
+        return f"whole(context, user_id, tenant_id, key, {flag_key}, now)"
 
     def _value(self, node: Node) -> tuple[str, str]:
         """An expression's source, and what is known of its value."""
@@ -556,7 +563,8 @@ class _Writer:
                 # A name, as Python computes with constants where all of an operator's are.
                 self._roots.add(_FLAGD)
                 return "flag_key", _TEXT
-            return "timestamp()", _ANY
+            self._asks_time = True
+            return "int(now())", _ANY
         if keys[0] == _FLAGD:
             found = f"{_CALLED['var']}({self._data()}, {self._constant('.'.join(keys))})"
         else:

@@ -2,8 +2,9 @@
 
 - flag: msgpack ``{"m": the metadata merged for this environment, "k": the kill's value or nil}``;
   ``m`` is nil where only a kill is there. A flag that does not compile to a function is refused.
-- segment: msgpack ``{"members": hashes}`` or ``{"shards": k}``; a shard: hashes. Hashes are the
-  sorted first 16 bytes of SHA-256 of each member's UTF-8, one after the other.
+- segment: msgpack ``{"members": hashes}`` or ``{"shards": k}``, with ``exclude: hashes`` and
+  ``rules`` where it has them; a shard: hashes. Hashes are the sorted first 16 bytes of SHA-256 of
+  each member's UTF-8, one after the other.
 - config: one leaf per path, msgpack ``[full path, value, layer, generation]``; where a base leaf
   is gone for a tenant ``[full path, nil, "hidden", generation, true]``.
 - agent, tool: the exact blob, which has no code here.
@@ -23,6 +24,7 @@ import msgpack
 from control_plane.configs.layers import compile_config
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.compile import check_flag
+from control_plane.feature_flags.definition import parse_segment_rules
 from control_plane.manifests.environments import merged_flag
 from control_plane.names import MAX_MANIFEST_BYTES
 
@@ -53,23 +55,34 @@ def segment_body(document: Mapping[str, Any]) -> bytes:
     """The record of a segment's manifest.
 
     Raises:
-        ManifestInvalid: for a segment with neither members nor shards.
+        ManifestInvalid: for a segment with nothing that says who its members are.
     """
     metadata = document["metadata"]
+    what = f"segment/{document['name']}"
+    body: dict[str, Any] = {}
     if "shards" in metadata:
         bits = metadata["shards"]
         if type(bits) is not int or not 0 <= bits <= MAX_SHARD_BITS:
             raise ManifestInvalid(
-                f"segment/{document['name']}: expected shards from 0 to {MAX_SHARD_BITS}, "
-                f"found {bits!r}",
+                f"{what}: expected shards from 0 to {MAX_SHARD_BITS}, found {bits!r}",
                 ("metadata", "shards"),
             )
-        return _packed({"shards": bits})
-    if "members" not in metadata:
+        body["shards"] = bits
+    elif "members" in metadata or "rules" in metadata:
+        body["members"] = packed_members(metadata.get("members", ()))
+    else:
         raise ManifestInvalid(
-            f"segment/{document['name']}: expected members or shards, found neither", ("metadata",)
+            f"{what}: expected members, shards or rules, found neither", ("metadata",)
         )
-    return _packed({"members": packed_members(metadata["members"])})
+    if metadata.get("exclude"):
+        body["exclude"] = packed_members(metadata["exclude"])
+    if "rules" in metadata:
+        try:
+            parse_segment_rules(metadata["rules"])
+        except ManifestInvalid as error:
+            raise ManifestInvalid(f"{what}: {error}", ("metadata", *error.path)) from error
+        body["rules"] = metadata["rules"]
+    return _packed(body)
 
 
 def check_shards(

@@ -108,8 +108,8 @@ def parse_tool_reference(
     if not well_formed:
         shown = written if isinstance(written, str) else f"{name} with version {specifier}"
         raise ManifestInvalid(
-            "expected a tool such as crm_tool or crm_tool>=1.2,<2, "
-            f"found {shown[:60]!r}" + _place(path),
+            f"expected a tool such as crm_tool or crm_tool>=1.2,<2, found {shown[:60]!r}"
+            + _place(path),
             path,
         )
     return ToolReference(name, specifier, optional)

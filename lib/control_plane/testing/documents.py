@@ -48,6 +48,9 @@ Body = tuple[int, bytes]
 """A record's kind and body."""
 
 
+Segment = Iterable[str] | Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Documents:
     """Everything one generation of a test's replica is made of; each ``with_…`` gives the next."""
@@ -55,7 +58,7 @@ class Documents:
     environment: str
     flags: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     kills: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    segments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    segments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     configs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     versions: Mapping[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     channels: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
@@ -76,12 +79,18 @@ class Documents:
         """With the flag's own rules in force again."""
         return replace(self, kills=_without(self.kills, flag))
 
-    def with_segment(self, name: str, members: Iterable[str]) -> Documents:
-        """With these members, and no others, in the segment."""
-        different = tuple(sorted(set(members)))
-        shown = {"kind": "segment", "name": name, "metadata": {"members": list(different[:1])}}
-        self._valid(shown)
-        return replace(self, segments={**self.segments, name: different})
+    def with_segment(self, name: str, segment: Segment) -> Documents:
+        """With these members, and no others, in the segment; or with metadata that has more."""
+        metadata: dict[str, Any] = (
+            dict(segment) if isinstance(segment, Mapping) else {"members": segment}
+        )
+        shown = metadata
+        if "members" in metadata:
+            metadata["members"] = sorted(set(metadata["members"]))
+            shown = metadata | {"members": metadata["members"][:1]}
+        self._valid({"kind": "segment", "name": name, "metadata": shown})
+        segment_body({"name": name, "metadata": metadata})
+        return replace(self, segments={**self.segments, name: metadata})
 
     def with_config(self, name: str, config: Mapping[str, Any] | None) -> Documents:
         """With this namespace (or ``database@acme``, one tenant's part); None takes it away."""
@@ -145,9 +154,12 @@ class Documents:
             yield record_key(FLAG, name), (FLAG, body)
 
     def _segment_records(self) -> Iterator[tuple[bytes, Body]]:
-        for name, members in self.segments.items():
+        for name, metadata in self.segments.items():
+            members = tuple(metadata.get("members", ()))
             bits = _shard_bits(len(members))
-            metadata = {"members": list(members)} if bits is None else {"shards": bits}
+            if bits is not None:
+                rest = {key: metadata[key] for key in metadata if key != "members"}
+                metadata = {**rest, "shards": bits}
             body = segment_body({"name": name, "metadata": metadata})
             yield record_key(SEGMENT, name), (SEGMENT, body)
             for shard, held in _shards(members, bits).items():

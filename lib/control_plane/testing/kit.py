@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from control_plane.client import ControlPlaneClient
+from control_plane.feature_flags.flag_manager import FeatureFlagManager
 from control_plane.replica.reader import OPEN
 from control_plane.replica.source import FORMAT_FOLDER
 from control_plane.replica.writer import ReplicaWriter
-from control_plane.testing.documents import Body, Documents
+from control_plane.testing.documents import Body, Documents, Segment
 
 Config = Mapping[str, Any]
 Flag = Mapping[str, Any] | bool
@@ -44,10 +45,18 @@ class ReplicaKit(ControlPlaneClient):
         self._generation = 0
         self._publish(documents)
         super().__init__(str(root), documents.environment)
+        self._flags = FeatureFlagManager(self, now=now)
 
     def set_flag(self, name: str, flag: Flag | None) -> int:
         """Publish a flag's metadata, or true or false for everybody; None deletes it."""
         return self._publish(self._documents.with_flag(name, flag))
+
+    def set_flags(self, flags: Mapping[str, Flag | None]) -> int:
+        """Publish several flags as one change set, as `set_flag` each."""
+        documents = self._documents
+        for name, flag in flags.items():
+            documents = documents.with_flag(name, flag)
+        return self._publish(documents)
 
     def kill(self, flag: str, variant: str | None = None) -> int:
         """Serve one variant to everybody; None serves what the flag serves when disabled."""
@@ -57,9 +66,9 @@ class ReplicaKit(ControlPlaneClient):
         """Let the flag's own rules decide again."""
         return self._publish(self._documents.without_kill(flag))
 
-    def set_segment(self, name: str, members: Iterable[str]) -> int:
-        """Publish a segment with these members and no others."""
-        return self._publish(self._documents.with_segment(name, members))
+    def set_segment(self, name: str, segment: Segment) -> int:
+        """Publish a segment with these members and no others, or with this metadata."""
+        return self._publish(self._documents.with_segment(name, segment))
 
     def set_config(self, name: str, config: Config | None) -> int:
         """Publish a namespace's values or metadata (``database@acme``: one tenant's own)."""
@@ -140,7 +149,7 @@ def replica(
     config: Mapping[str, Config] | None = None,
     agents: Iterable[Mapping[str, Any]] = (),
     tools: Iterable[Mapping[str, Any]] = (),
-    segments: Mapping[str, Iterable[str]] | None = None,
+    segments: Mapping[str, Segment] | None = None,
     kills: Mapping[str, str | None] | None = None,
     environment: str = "test",
     now: Callable[[], float] = time.time,
@@ -151,10 +160,10 @@ def replica(
         flags: metadata by name, or true or false.
         config: values or metadata by namespace.
         agents, tools: their documents; the last version of a name becomes stable.
-        segments: members by name.
+        segments: members or metadata by name.
         kills: by flag the variant to serve, or None.
         environment: what the replica is called, and whose ``environments`` blocks count.
-        now: the clock of writer and health, in seconds since 1970.
+        now: the clock of writer, health and schedules, in seconds since 1970.
 
     Raises:
         ManifestInvalid: naming the document and the place in it.
@@ -175,14 +184,14 @@ def _documents(
     config: Mapping[str, Config],
     agents: Iterable[Mapping[str, Any]],
     tools: Iterable[Mapping[str, Any]],
-    segments: Mapping[str, Iterable[str]],
+    segments: Mapping[str, Segment],
     kills: Mapping[str, str | None],
 ) -> Documents:
     documents = Documents(environment)
     for name, flag in flags.items():
         documents = documents.with_flag(name, flag)
-    for name, members in segments.items():
-        documents = documents.with_segment(name, members)
+    for name, segment in segments.items():
+        documents = documents.with_segment(name, segment)
     # A tenant's own part is checked against its namespace, so that one comes first.
     for name in sorted(config):
         documents = documents.with_config(name, config[name])

@@ -1,0 +1,125 @@
+"""Flags that ask for other flags: ``$flag``."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from control_plane.testing import replica
+
+ON_OFF: dict[str, Any] = {"variants": {"on": True, "off": False}, "default": "off"}
+
+
+def asking(*names: str, variant: str = "on", default: str = "off") -> dict[str, Any]:
+    when = {"$flag": dict.fromkeys(names, variant)}
+    return {**ON_OFF, "default": default, "rules": [{"name": "r", "when": when, "serve": "on"}]}
+
+
+def test_a_rule_holds_while_the_other_flag_serves_that_variant_to_the_same_caller() -> None:
+    tenants = {"name": "acme", "when": {"tenant_id": "acme"}, "serve": "on"}
+    with replica(flags={"base": {**ON_OFF, "rules": [tenants]}, "new": asking("base")}) as client:
+        assert client.is_enabled("new", tenant_id="acme")
+        assert not client.is_enabled("new", tenant_id="other")
+        assert client.is_enabled("new", context={"tenant_id": "acme"})
+        assert client.evaluate("new", False, tenant_id="acme").rule == "r"
+
+
+def test_the_very_next_call_sees_another_flag_changed_killed_and_gone() -> None:
+    with replica(flags={"base": True, "new": asking("base")}) as client:
+        handle = client.flags.flag("new")
+        assert client.is_enabled("new")
+        assert handle()
+        client.kill("base")
+        assert not client.is_enabled("new")
+        assert not handle()
+        client.unkill("base")
+        assert client.is_enabled("new")
+        assert handle()
+        client.set_flag("base", None)
+        assert not client.is_enabled("new")
+        assert not handle()
+        assert client.evaluate("new", True).reason == "DEFAULT"
+
+
+def test_a_flag_that_serves_no_variant_is_none_of_those_asked_for() -> None:
+    flags = {"new": asking("missing"), "not": {**ON_OFF, "rules": [
+        {"name": "r", "when": {"$not": {"$flag": {"missing": "on"}}}, "serve": "on"}]}}  # fmt: skip
+    with replica(flags=flags) as client:
+        assert not client.is_enabled("new")
+        assert client.is_enabled("not")
+
+
+def test_several_flags_and_several_variants_may_be_asked_for() -> None:
+    colour = {"variants": {"r": "red", "g": "green", "b": "blue"}, "default": "g", "disabled": "r"}
+    when = {"$flag": {"colour": ["g", "b"], "base": "on"}}
+    new = {**ON_OFF, "rules": [{"name": "r", "when": when, "serve": "on"}]}
+    with replica(flags={"colour": colour, "base": True, "new": new}) as client:
+        assert client.is_enabled("new")
+        client.set_flag("base", False)
+        assert not client.is_enabled("new")
+        client.set_flag("base", True)
+        client.kill("colour")
+        assert not client.is_enabled("new")
+
+
+@pytest.mark.parametrize("ring", [["a"], ["a", "b"], ["a", "b", "c", "d"]])
+def test_flags_that_ask_in_a_ring_give_the_callers_default(ring: list[str]) -> None:
+    flags = {
+        name: asking(ring[(index + 1) % len(ring)], default="on") for index, name in enumerate(ring)
+    }
+    # As no publisher lets it through, the ring stands in the replica by two honest steps.
+    with replica(flags={**dict.fromkeys(ring, True), "outside": asking(ring[0])}) as client:
+        for name in ring:
+            client.set_flag(name, flags[name])
+        for name in [*ring, "outside"]:
+            for default in (True, False):
+                assert client.is_enabled(name, default=default) is default
+            found = client.evaluate(name, False)
+            assert (found.reason, found.error_code) == ("ERROR", "GENERAL")
+
+
+def test_a_chain_of_flags_is_followed_to_its_end() -> None:
+    flags: dict[str, Any] = {"f0": True}
+    flags |= {f"f{number}": asking(f"f{number - 1}") for number in range(1, 60)}
+    with replica(flags=flags) as client:
+        assert client.is_enabled("f59")
+        client.set_flag("f0", False)
+        assert not client.is_enabled("f59")
+
+
+def test_a_chain_without_bound_gives_the_callers_default() -> None:
+    flags: dict[str, Any] = {"f0": True}
+    flags |= {f"f{number}": asking(f"f{number - 1}") for number in range(1, 200)}
+    with replica(flags=flags) as client:
+        assert client.evaluate("f199", True).error_code == "GENERAL"
+        assert client.is_enabled("f40")
+
+
+def test_two_flags_flipped_together_are_never_seen_apart() -> None:
+    """``new`` is on exactly when ``base`` is, by a rule and by its default, flipped as one."""
+    inverse = {"base": False, "new": asking("base", variant="off", default="off")}
+    with replica(flags={"base": True, "new": asking("base")}) as client:
+        wrong: list[str] = []
+        stop = threading.Event()
+
+        def read() -> None:
+            while not stop.is_set():
+                # In each generation the one asked for is what base serves: always true.
+                if client.is_enabled("new") is not True:
+                    wrong.append("mixed")
+                with client.pinned() as view:
+                    if not view.is_enabled("new"):
+                        wrong.append("mixed in a view")
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(60):
+            flags = inverse if number % 2 == 0 else {"base": True, "new": asking("base")}
+            client.set_flags(flags)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
