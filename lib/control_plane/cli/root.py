@@ -52,6 +52,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Documents and keys": {
         "sign": ("signing:sign", "Sign agents and tools as their author."),
         "verify": ("signing:verify", "Check documents: form, checksum and signature."),
+        "lint": ("linting:lint", "Advise on documents that are allowed and not meant."),
         "schema": ("signing:schema", "Print the JSON Schema of a kind."),
         "import": ("importing:import_", "Make manifests of another system's definitions."),
         "keys": ("keys:keys", "Make keys and trust metadata."),
