@@ -122,7 +122,9 @@ class FlagEvaluator:
             return answer
         if answer.__class__ is Function:
             try:
-                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+                found = answer(user_id, tenant_id, context)
+                # None: a flag without a default, or whose targeting names no variant.
+                return default if found is None else found
             except Exception:
                 # Comparing an application's own value can raise anything; so can a record it needs.
                 found = self._again(VALUES, name, user_id, tenant_id, context)
@@ -151,7 +153,8 @@ class FlagEvaluator:
             answer = self._first(Table.load_variant, name)
         if answer.__class__ is Function:
             try:
-                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+                found = answer(user_id, tenant_id, context)
+                return default if found is None else found
             except Exception:
                 # As in is_enabled.
                 answer = self._again(VARIANTS, name, user_id, tenant_id, context)
@@ -342,7 +345,8 @@ class FlagEvaluator:
             if answer is None:
                 return default
             try:
-                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+                found = answer(user_id, tenant_id, context)
+                return default if found is None else found
             except Exception:
                 # As in is_enabled.
                 state = (word, -2, None)

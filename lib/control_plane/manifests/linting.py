@@ -166,7 +166,9 @@ def _of_flag(metadata: Mapping[str, Any], known: Known) -> _Found:
         yield from _of_conditions(rule.conditions, place, known)
         yield from _of_attribute(rule.by, f"{place}.by", known)
     # A boolean flag has both its variants anyway: one that nobody gets yet is the usual beginning.
-    unused = set() if flag.type == "bool" else set(flag.variants) - _served(flag)
+    # Targeting may compute the name of the one it serves.
+    exempt = flag.type == "bool" or flag.targeting is not None
+    unused = set() if exempt else set(flag.variants) - _served(flag)
     for name in sorted(unused):
         yield f"metadata.variants.{name}", f"expected a variant that is served, found {name} unused"
     for path, _ in flag.overrides:
@@ -174,7 +176,7 @@ def _of_flag(metadata: Mapping[str, Any], known: Known) -> _Found:
 
 
 def _served(flag: Definition) -> set[str]:
-    served = {flag.default, flag.disabled}
+    served = {name for name in (flag.default, flag.disabled) if name is not None}
     for _, units in flag.overrides:
         served.update(units.values())
     for rule in flag.rules:
