@@ -2,7 +2,7 @@
 
 A batch is refused whole, and nothing moves, unless
 
-1. its checkpoint is signed by the log's key,
+1. its checkpoint is signed by the log's key and, where root asks for it, by witnesses enough,
 2. the checkpoint's size is not smaller than ours,
 3. its root equals our stored frontier extended by the new leaves, whose times never fall (a part
    of a batch proves that the extended tree is a prefix of the checkpoint's).
@@ -16,15 +16,27 @@ An entry is rejected, alike on every node and in the store, unless
 7. every ``replaces`` is the key's head.
 
 Steps 8 and 9 look at blobs and belong to each node.
+
+A log goes on in a new epoch only where root says so. Heads, generations and the policy carry over,
+and the new log must begin with the two entries that say how:
+
+- index 0 is a trust entry with the roots after the one in force at the end of the old log, the last
+  of which names the new log and, as ``continues``, exactly the history held; the new log's key
+  signs it.
+- index 1 is an epoch statement that repeats ``continues`` and commits to the state carried over.
+
+Anything else there is no entry to reject but a batch to refuse: an epoch that was not begun has no
+entries. An epoch statement anywhere else is rejected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from control_plane.errors import (
+    EpochDiverged,
     Forked,
     InputInvalid,
     NotFound,
@@ -33,15 +45,18 @@ from control_plane.errors import (
     SignatureInvalid,
     StatementInvalid,
     TrustError,
+    TrustExpired,
 )
-from control_plane.log.canonical import sha256_hex
+from control_plane.log.canonical import Json, sha256_hex
 from control_plane.log.checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
+from control_plane.log.envelope import Envelope
 from control_plane.log.fold import Head, HeadReader, Rejection, fold
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import EMPTY, Frontier, leaf_hash, verify_consistency
 from control_plane.log.statements import (
     Change,
     ChangeSet,
+    Continuation,
     EpochStatement,
     Key,
     SnapshotStatement,
@@ -52,7 +67,7 @@ from control_plane.log.statements import (
     decode_change_list,
     parse_statement,
 )
-from control_plane.trust.state import Policy, adopt
+from control_plane.trust.state import LogIdentity, Policy, adopt, newest_root, verify_by_log
 
 STALE_AFTER_SECONDS = 60
 FUTURE_TOLERANCE_SECONDS = 60
@@ -76,6 +91,12 @@ class SnapshotMismatch(TrustError):
     code = "snapshot_mismatch"
 
 
+class EpochUnfounded(TrustError):
+    """The second entry of an epoch is not the statement that founds it: the batch is refused."""
+
+    code = "epoch_unfounded"
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """How far a log was followed: all that is needed to go on and to notice a rewritten past."""
@@ -91,6 +112,11 @@ class Position:
     def generation(self) -> int:
         """The generation of the last entry; 0 before the first of the first epoch."""
         return self.continues_generation + self.size
+
+    @property
+    def epoch(self) -> int:
+        """The number at the end of the origin."""
+        return int(self.origin.rpartition("/")[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +164,22 @@ class Rejected:
 
 
 def check_batch(
-    position: Position, batch: Batch, vkeys: tuple[str, ...] | list[str]
+    position: Position,
+    batch: Batch,
+    vkeys: tuple[str, ...] | list[str],
+    *,
+    witnesses: Mapping[str, Json] | None = None,
 ) -> CheckedBatch:
     """Steps 1 to 3.
 
     Raises:
-        SignatureInvalid: (1) no valid signature by the log's key.
+        SignatureInvalid: (1) no valid signature by the log's key, or by witnesses enough.
         RolledBack: (2) a smaller tree than ours.
         Forked: (3) another history than ours, a gap, or leaves the checkpoint does not cover.
         SyntaxInvalid, StatementInvalid: bytes out of form; UnknownLeafVersion stops the loop.
     """
-    # (1) the checkpoint is signed by the log's key
-    signed = open_checkpoint(batch.checkpoint, vkeys)
+    # (1) the checkpoint is signed by the log's key and by witnesses enough
+    signed = open_checkpoint(batch.checkpoint, vkeys, witnesses=witnesses)
     checkpoint = signed.checkpoint
     if checkpoint.origin != position.origin:
         raise SignatureInvalid(
@@ -188,6 +218,92 @@ def check_batch(
     return CheckedBatch(moved, signed, leaves)
 
 
+def begin_epoch(
+    position: Position, policy: Policy, environment: str, leaf: Leaf, blobs: BlobReader
+) -> tuple[Position, LogIdentity]:
+    """Where a log goes on in the epoch that ``leaf``, its index 0, begins; and which log that is.
+
+    ``position`` and ``policy`` are those at the end of what is held of the old log. Nothing moves
+    by this: the new log's batch is then checked and judged from the position returned.
+
+    Raises:
+        BlobMissing: trust metadata is not at hand.
+        TrustError, InputInvalid: the entry has no authority to begin an epoch here.
+        EpochDiverged: it has, but for another history than the one held.
+    """
+    statement = _trust_statement(leaf.envelope)
+    roots = [_bytes_of(blobs, digest) for digest in statement.root]
+    root = newest_root(policy, roots)
+    log = _named(root.logs, environment, statement)
+    verify_by_log(log, leaf.envelope)
+    if log.epoch <= position.epoch or log.continues is None:
+        raise StatementInvalid(
+            f"{log.origin}: expected an epoch after {position.epoch}, found epoch {log.epoch}"
+        )
+    continues = continuation(dict(log.continues))
+    if continues.generation < position.generation:
+        # Also before a diverged epoch is offered to anybody: a generation never falls.
+        raise RolledBack(
+            f"{log.origin}: expected to go on above generation {position.generation}, found"
+            f" {continues.generation}; sign another epoch with --generation {position.generation}"
+        )
+    _check_continues(position, log, continues, root.version)
+    adopted = adopt(policy, roots, _bytes_of(blobs, statement.targets), at_ms=leaf.sequenced_at)
+    return Position(log.origin, continues_generation=continues.generation), adopted.log(environment)
+
+
+def first_identity(environment: str, leaf: Leaf, blobs: BlobReader) -> LogIdentity:
+    """The log that the first entry of an epoch names for itself.
+
+    Nobody vouches for it yet: it is believed once an anchor confirms what it leads to, an enrolled
+    checkpoint or what a later epoch continues.
+
+    Raises:
+        BlobMissing: trust metadata is not at hand.
+        TrustError, InputInvalid: the entry does not hold together.
+    """
+    statement = _trust_statement(leaf.envelope)
+    root = newest_root(None, [_bytes_of(blobs, digest) for digest in statement.root])
+    log = _named(root.logs, environment, statement)
+    verify_by_log(log, leaf.envelope)
+    return log
+
+
+def _trust_statement(envelope: Envelope) -> TrustStatement:
+    statement = parse_statement(envelope)
+    if not isinstance(statement, TrustStatement):
+        raise StatementInvalid("a log's first entry: expected a trust entry, found another")
+    return statement
+
+
+def _named(
+    logs: Mapping[str, LogIdentity], environment: str, statement: TrustStatement
+) -> LogIdentity:
+    log = logs.get(environment)
+    if log is None or log.origin != statement.origin:
+        raise StatementInvalid(
+            f"trust entry: expected a root that names {statement.origin}, found"
+            f" {'none for ' + environment if log is None else log.origin}"
+        )
+    return log
+
+
+def _check_continues(
+    position: Position, log: LogIdentity, continues: Continuation, root_version: int
+) -> None:
+    ours = (position.epoch, position.size, position.frontier.root().hex())
+    theirs = (continues.epoch, continues.size, continues.root)
+    if ours != theirs:
+        raise EpochDiverged(
+            f"{log.origin}: expected to continue epoch {ours[0]} at size {ours[1]} with root"
+            f" {ours[2]}, found epoch {theirs[0]} at size {theirs[1]} with root {theirs[2]}",
+            log.origin,
+            root_version,
+            continues.size,
+            continues.root,
+        )
+
+
 def staleness(cosigned_at: int | None, now_s: int) -> str:
     """Step 4: ``fresh``, ``stale`` (over 60 s old, or never cosigned) or ``clock`` (future)."""
     if cosigned_at is None or now_s - cosigned_at > STALE_AFTER_SECONDS:
@@ -208,16 +324,24 @@ def judge(
 ) -> Accepted | Rejected:
     """Steps 5 to 7 for one entry, under the policy in force before it.
 
-    ``policy`` is None only for the first entry of a log, which must be a trust entry.
+    ``policy`` is None only for the first entry of the first epoch. Under the policy of another
+    origin this is the first entry of a new epoch, the policy that of the old one's end.
 
     Raises:
         BlobMissing: a change list or trust metadata is not at hand.
         UnknownPayloadType: a newer version wrote this entry; the loop stops.
         SnapshotMismatch: the log's commitment differs from ``state``; the loop stops.
-        TrustError, InputInvalid: for a first entry that does not establish a policy.
+        TrustError, InputInvalid: the entries that begin an epoch do not; the batch is refused.
     """
-    verdict = _first if policy is None else _judge_under(policy)
-    return verdict(_Entry(generation, leaf, origin, environment, heads, blobs, state))
+    entry = _Entry(generation, leaf, origin, environment, heads, blobs, state)
+    if policy is None or policy.log(environment).origin != origin:
+        return _first(entry, policy)
+    log = policy.log(environment)
+    if log.continues is not None:
+        continues = continuation(dict(log.continues))
+        if generation == continues.generation + 2:
+            return _second(entry, policy, continues)
+    return _judge_under(policy)(entry)
 
 
 class _Entry(NamedTuple):
@@ -230,12 +354,36 @@ class _Entry(NamedTuple):
     state: StateReader | None
 
 
-def _first(entry: _Entry) -> Accepted | Rejected:
+def _first(entry: _Entry, policy: Policy | None) -> Accepted:
+    """Index 0: the policy, carried over or new, that names this very log."""
     statement = parse_statement(entry.leaf.envelope)
     if not isinstance(statement, TrustStatement):
         raise StatementInvalid(f"{entry.origin}: expected a trust entry first, found another")
     _check_origin(entry, statement.origin)
-    return _accepted(entry, statement, _adopt(entry, None, statement))
+    adopted = _adopt(entry, policy, statement)
+    named = adopted.log(entry.environment).continues
+    before = 0 if named is None else continuation(dict(named)).generation
+    if (policy is None) != (named is None) or entry.generation != before + 1:
+        raise StatementInvalid(
+            f"{entry.origin}: expected its first entry to be judged where the epoch before it"
+            f" ended, at generation {before + 1}, found generation {entry.generation}"
+        )
+    return _accepted(entry, statement, adopted)
+
+
+def _second(entry: _Entry, policy: Policy, continues: Continuation) -> Accepted:
+    """Index 1 of an epoch that continues another: the statement that founds it."""
+    statement = parse_statement(entry.leaf.envelope)
+    _check_origin(entry, statement.origin)
+    policy.verify_by_log(entry.environment, entry.leaf.envelope)
+    if not isinstance(statement, EpochStatement) or statement.continues != continues:
+        raise EpochUnfounded(
+            f"{entry.origin}: expected a second entry that continues {continues}, found another"
+        )
+    if policy.expired_at(entry.leaf.sequenced_at):
+        raise TrustExpired(f"{entry.origin}: expected a policy in force, found an expired one")
+    _check_state(entry, statement.state, policy)
+    return _accepted(entry, statement, policy)
 
 
 def _judge_under(policy: Policy) -> Callable[[_Entry], Accepted | Rejected]:
@@ -274,7 +422,7 @@ def _change_set(entry: _Entry, statement: ChangeSet, policy: Policy) -> Accepted
     changes = statement.changes
     if statement.changes_blob is not None:
         changes = decode_change_list(
-            _blob(entry, statement.changes_blob.digest), statement.changes_blob
+            _bytes_of(entry.blobs, statement.changes_blob.digest), statement.changes_blob
         )
     # (6) signatures reach the threshold for every name
     paths = {change.path(entry.environment) for change in changes}
@@ -290,16 +438,16 @@ def _change_set(entry: _Entry, statement: ChangeSet, policy: Policy) -> Accepted
 
 
 def _adopt(entry: _Entry, policy: Policy | None, statement: TrustStatement) -> Policy:
-    roots = [_blob(entry, digest) for digest in statement.root]
-    targets = _blob(entry, statement.targets)
+    roots = [_bytes_of(entry.blobs, digest) for digest in statement.root]
+    targets = _bytes_of(entry.blobs, statement.targets)
     adopted = adopt(policy, roots, targets, at_ms=entry.leaf.sequenced_at)
     if adopted.log(entry.environment).origin != entry.origin:
         raise StatementInvalid(
             f"trust entry: expected a root that names {entry.origin}, found another origin"
         )
     # The envelope's signature only says that the log carried the metadata; the authority is the
-    # metadata's own. Before the first entry the key is the one the adopted root names.
-    (policy or adopted).verify_by_log(entry.environment, entry.leaf.envelope)
+    # metadata's own. The first entry of an epoch is by the key that the adopted root names.
+    adopted.verify_by_log(entry.environment, entry.leaf.envelope)
     return adopted
 
 
@@ -307,24 +455,23 @@ def _check_commitment(
     entry: _Entry, statement: SnapshotStatement | EpochStatement, policy: Policy
 ) -> None:
     if isinstance(statement, EpochStatement):
-        named = policy.log(entry.environment).continues
-        expected = None if named is None else continuation(dict(named))
-        if statement.continues != expected:
-            raise Rejection(
-                "epoch", f"expected the continuation {expected}, found {statement.continues}"
-            )
-        return
-    if entry.state is None:
-        return
-    count, root = entry.state()
-    ours = (entry.generation - 1, count, root, policy.digest)
-    theirs = (statement.generation, statement.count, statement.root, statement.policy)
+        raise Rejection("epoch", "expected an epoch statement as an epoch's second entry only")
+    if entry.state is not None:
+        _check_state(entry, statement, policy)
+
+
+def _check_state(entry: _Entry, statement: SnapshotStatement, policy: Policy) -> None:
+    count, root = (statement.count, statement.root) if entry.state is None else entry.state()
+    ours = (entry.origin, entry.generation - 1, count, root, policy.digest)
+    theirs = (
+        statement.origin, statement.generation, statement.count, statement.root, statement.policy
+    )  # fmt: skip
     if ours != theirs:
         raise SnapshotMismatch(f"{entry.origin}: expected the snapshot {ours}, found {theirs}")
 
 
-def _blob(entry: _Entry, digest: str) -> bytes:
-    data = entry.blobs(digest)
+def _bytes_of(blobs: BlobReader, digest: str) -> bytes:
+    data = blobs(digest)
     if data is None or sha256_hex(data) != digest:
         raise BlobMissing(digest)
     return data
