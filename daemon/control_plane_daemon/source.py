@@ -114,7 +114,7 @@ class StoreSource:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._url = url
+        self.url = url
         self._environment = environment
         self._base = "http://store" if url.startswith("unix:") else url.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -122,7 +122,7 @@ class StoreSource:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> StoreSource:
-        path = self._url.removeprefix("unix:") if self._url.startswith("unix:") else None
+        path = self.url.removeprefix("unix:") if self.url.startswith("unix:") else None
         connector: aiohttp.BaseConnector = (
             aiohttp.UnixConnector(path)
             if path
@@ -152,11 +152,11 @@ class StoreSource:
         path = f"/v1/{self._environment}/follow?epoch={epoch}&size={size}&wait={wait_seconds}"
         status, body, _ = await self.get(path, MAX_FOLLOW_BYTES, wait_seconds + 15.0)
         if status == 404 and not _is_stores_refusal(body):
-            raise NoStore(f"{self._url}: expected a store, found no answer at {_place(path)}")
+            raise NoStore(f"{self.url}: expected a store, found no answer at {_place(path)}")
         if status == 410:
-            raise _moved(body, f"{self._environment}/{epoch}", self._url)
+            raise _moved(body, f"{self._environment}/{epoch}", self.url)
         self.require_ok(status, path)
-        return _followed(body, self._url, epoch)
+        return _followed(body, self.url, epoch)
 
     async def fetch(
         self,
@@ -245,17 +245,17 @@ class StoreSource:
                 return Answer(response.status, body, response.headers)
         except aiohttp.ClientConnectorError as error:
             reason = (error.strerror or str(error)).lower()
-            raise StoreUnreachable(f"{self._url}: expected a store, found {reason}") from error
+            raise StoreUnreachable(f"{self.url}: expected a store, found {reason}") from error
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             found = str(error) or type(error).__name__
-            raise AnswerInvalid(f"{self._url}: expected a whole answer, found {found}") from error
+            raise AnswerInvalid(f"{self.url}: expected a whole answer, found {found}") from error
 
     async def _bounded(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk
             if len(body) > max_bytes:
-                raise AnswerInvalid(f"{self._url}: expected at most {max_bytes} bytes, found more")
+                raise AnswerInvalid(f"{self.url}: expected at most {max_bytes} bytes, found more")
         return bytes(body)
 
     def require_ok(self, status: int, path: str) -> None:
@@ -267,13 +267,13 @@ class StoreSource:
         """
         if status in (401, 403):
             raise TokenRefused(
-                f"{self._url}: expected a token that may follow {self._environment}, found status"
+                f"{self.url}: expected a token that may follow {self._environment}, found status"
                 f" {status}; make one with 'control-plane token new NAME"
                 f" --env {self._environment} --may follow'"
             )
         if status != 200:
             raise AnswerInvalid(
-                f"{self._url}: expected status 200 at {_place(path)}, found {status}"
+                f"{self.url}: expected status 200 at {_place(path)}, found {status}"
             )
 
 
