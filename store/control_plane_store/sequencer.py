@@ -7,7 +7,7 @@ waits for one large set at most.
 
 The durable effects of a change set, in order:
 
- (1) its blobs, by earlier calls of ``put_blob``;
+ (1) its blobs, by earlier calls of ``put_blob`` or ``put_blobs``;
  (2) one transaction: entry, tile hashes, position, heads, touched keys, identity, and the removal
      of the waiting set it may have been;
  (3) the signed checkpoint over the position of (2), by ``publish_checkpoint``; the only effect
@@ -227,8 +227,13 @@ class Sequencer:
 
     def put_blob(self, environment: str, digest: str, data: bytes) -> Future[None]:
         """Keep a blob, durably once the future is done; the caller checked its digest."""
+        return self.put_blobs(environment, {digest: data})
+
+    def put_blobs(self, environment: str, blobs: Mapping[str, bytes]) -> Future[None]:
+        """Keep blobs by digest, all of them or none; as ``put_blob``."""
         return self._enqueue(
-            lambda batch: batch.transaction.put_blob(environment, digest, data), len(data)
+            lambda batch: batch.transaction.put_blobs(environment, blobs),
+            sum(map(len, blobs.values())),
         )
 
     def append_trust(
@@ -530,8 +535,7 @@ class Sequencer:
             raise Refused(
                 f"{environment}: expected trust metadata that fits, found {verdict.reason}"
             )
-        for digest, data in blobs.items():
-            transaction.put_blob(environment, digest, data)
+        transaction.put_blobs(environment, blobs)
         return self._append(batch, environment, leaf, verdict, blobs)
 
     # Start-up

@@ -41,6 +41,7 @@ from control_plane_store.database import Database
 from control_plane_store.doorway import Doorway
 from control_plane_store.sequencer import Outcome, Pending, Receipt, Sequencer, refusal
 from control_plane_store.transactions import Log, Snapshot, TokenRow
+from control_plane_store.uploads import read_blobs
 
 MAX_WAIT_SECONDS = 20.0
 BODY_SECONDS = 60.0
@@ -148,6 +149,21 @@ class Store:
         self._sequencer().position(environment)
         await asyncio.wrap_future(self._sequencer().put_blob(environment, digest, data))
         return _json({"format": 1, "digest": digest}, status=201)
+
+    async def put_blobs(self, request: web.Request) -> web.Response:
+        """``POST /v1/<env>/blobs``: 201 once the bytes of all are durable; see ``uploads``."""
+        environment = request.match_info["environment"]
+        self._token(request, "submit")
+        async with self._blobs:
+            data = await self._body(request, MAX_REQUEST_BYTES)
+        if len(data) <= MAX_INLINE_HASH_BYTES:
+            blobs = read_blobs(data, environment)
+        else:
+            blobs = await asyncio.to_thread(read_blobs, data, environment)
+        del data
+        self._sequencer().position(environment)
+        await asyncio.wrap_future(self._sequencer().put_blobs(environment, blobs))
+        return _json({"format": 1, "count": len(blobs)}, status=201)
 
     async def submit(self, request: web.Request) -> web.Response:
         """``POST /v1/<env>/changes[?dry_run=1]``: 201, 200 when repeated, 202 when it waits."""
@@ -353,6 +369,7 @@ def create_app(store: Store) -> web.Application:
             web.get("/healthz", store.healthz),
             web.put(f"{v1}/{blob}", store.put_blob),
             web.get(f"{v1}/{blob}", store.blob),
+            web.post(f"{v1}/blobs", store.put_blobs),
             web.post(f"{v1}/changes", store.submit),
             web.get(f"{v1}/heads", store.heads),
             web.get(f"{v1}/history", store.history),

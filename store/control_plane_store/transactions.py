@@ -13,7 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from control_plane.errors import NotFound, Refused
 from control_plane.log.canonical import canonical
@@ -103,11 +113,15 @@ _SET_NOTE = (
     .where(LOGS.c.id == bindparam("of_id"))
     .values({name: bindparam(name) for name in ("note", "note_size", "note_root")})
 )
-_IS_BLOB_HELD = select(BLOBS.c.data.is_not(None)).where(BLOBS.c.digest == bindparam("digest"))
-_IS_BLOB_GRANTED = select(
-    exists()
-    .where(GRANTS.c.environment == bindparam("environment"))
-    .where(GRANTS.c.digest == bindparam("digest"))
+_RESTORE_BLOB = (
+    update(BLOBS).where(BLOBS.c.digest == bindparam("of_digest")).values(data=bindparam("data"))
+)
+_BLOBS_HELD = select(BLOBS.c.digest, BLOBS.c.data.is_not(None)).where(
+    BLOBS.c.digest.in_(bindparam("digests", expanding=True))
+)
+_GRANTED = select(GRANTS.c.digest).where(
+    GRANTS.c.environment == bindparam("environment"),
+    GRANTS.c.digest.in_(bindparam("digests", expanding=True)),
 )
 
 
@@ -443,16 +457,30 @@ class Transaction(Snapshot):
         if rows:
             self.connection.execute(insert(REQUIRED), rows)
 
-    def put_blob(self, environment: str, digest: str, data: bytes) -> None:
-        """Keep a blob for an environment; keeping it again is no change."""
-        held = self.connection.execute(_IS_BLOB_HELD, {"digest": digest}).scalar()
-        if held is None:
-            self.connection.execute(_ADD_BLOB, {"digest": digest, "data": data})
-        elif not held:
-            self.connection.execute(update(BLOBS).where(BLOBS.c.digest == digest).values(data=data))
-        grant = {"environment": environment, "digest": digest}
-        if not self.connection.execute(_IS_BLOB_GRANTED, grant).scalar():
-            self.connection.execute(_ADD_GRANT, grant)
+    def put_blobs(self, environment: str, blobs: Mapping[str, bytes]) -> None:
+        """Keep blobs, by digest, for an environment; keeping one again is no change."""
+        digests = list(blobs)
+        held = dict(self._chosen(_BLOBS_HELD, digests))
+        granted = {row[0] for row in self._chosen(_GRANTED, digests, environment=environment)}
+        added = [{"digest": each, "data": blobs[each]} for each in digests if each not in held]
+        grants = [each for each in digests if each not in granted]
+        if added:
+            self.connection.execute(_ADD_BLOB, added)
+        for digest, has_bytes in held.items():
+            if not has_bytes:
+                data = {"of_digest": digest, "data": blobs[digest]}
+                self.connection.execute(_RESTORE_BLOB, data)
+        if grants:
+            rows = [{"environment": environment, "digest": each} for each in grants]
+            self.connection.execute(_ADD_GRANT, rows)
+
+    def _chosen(
+        self, query: Select[Any], digests: Sequence[str], **values: object
+    ) -> Iterator[Any]:
+        for at in range(0, len(digests), _IN_CHUNK):
+            chunk = {"digests": digests[at : at + _IN_CHUNK]}
+            for row in self.connection.execute(query, chunk | values):
+                yield tuple(row)
 
     def forget_blob(self, digest: str) -> None:
         """Delete a superseded blob's bytes everywhere; its digest keeps answering "gone".
