@@ -360,7 +360,10 @@ def _first(entry: _Entry, policy: Policy | None) -> Accepted:
     if not isinstance(statement, TrustStatement):
         raise StatementInvalid(f"{entry.origin}: expected a trust entry first, found another")
     _check_origin(entry, statement.origin)
-    adopted = _adopt(entry, policy, statement)
+    try:
+        adopted = _adopt(entry, policy, statement)
+    except NotFound as error:
+        raise StatementInvalid(f"{entry.origin}: {error}") from error
     named = adopted.log(entry.environment).continues
     before = 0 if named is None else continuation(dict(named)).generation
     if (policy is None) != (named is None) or entry.generation != before + 1:
