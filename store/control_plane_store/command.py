@@ -23,15 +23,15 @@ import click
 from control_plane.cli.settings import read_file, require_project, settings
 from control_plane.errors import InputInvalid, Refused
 from control_plane.names import DIGEST
+from control_plane.publish.trustfolder import TrustFolder
 from control_plane.trust.enrolment import Enrolment
 from control_plane_store import tokens
 from control_plane_store.audit import Audit
 from control_plane_store.database import Database, move_database, remove_database
 from control_plane_store.listening import DEFAULT, Listen, check_reach, listen_at, tls_context
-from control_plane_store.logkeys import load_log_signers
+from control_plane_store.logkeys import LogKeys
 from control_plane_store.sequencer import Sequencer
 from control_plane_store.service import Store, create_app, new_runner
-from control_plane_store.trustfolder import TrustFolder
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -66,7 +66,7 @@ def now_ms() -> int:
 
 @click.group(invoke_without_command=True)
 @click.option("--database", type=FILE, help="The store's SQLite file.")
-@click.option("--keys", type=FOLDER, help="Folder with log-<environment>.pem for each log.")
+@click.option("--keys", type=FOLDER, help="Folder with the logs' keys, log-<environment>.pem.")
 @click.option("--trust", type=FOLDER, help="Trust metadata; what is newer is appended at start.")
 @click.option(
     "--passphrase-file",
@@ -144,21 +144,22 @@ def _sequencer(
     passphrase_file: Path | None,
     published: Callable[..., None],
 ) -> Sequencer:
-    """The writer, once newer trust metadata from the folder stands in the logs."""
-    with database.read() as snapshot:
-        origins = {log.environment: log.origin for log in snapshot.logs()}
+    """The writer, once newer trust metadata from the folder stands in the logs.
+
+    A log that the folder's newest root does not name is left as it is.
+    """
     folder = None if trust is None else TrustFolder.read(trust)
     identities = {} if folder is None else folder.identities()
-    origins |= {name: log.origin for name, log in identities.items() if name not in origins}
-    signers = load_log_signers(keys, origins, _passphrase(passphrase_file))
+    log_keys = LogKeys(keys, _passphrase(passphrase_file))
     sequencer = Sequencer(
-        database, signers, audit=Audit(database.path), now_ms=now_ms, published=published
+        database, log_keys.signer, audit=Audit(database.path), now_ms=now_ms, published=published
     )
     if folder is not None:
         known = sequencer.environments
         answers = [
             sequencer.append_trust(environment, folder.roots, folder.targets)
             for environment in known
+            if environment in identities
         ]
         added = [log for name, log in identities.items() if name not in known]
         begun = sequencer.begin_logs(added, folder.roots, folder.targets)
@@ -192,7 +193,7 @@ def init(
     folder = TrustFolder.read(trust)
     identities = folder.identities()
     origins = {name: log.origin for name, log in identities.items()}
-    signers = load_log_signers(keys, origins, _passphrase(passphrase_file))
+    log_keys = LogKeys(keys, _passphrase(passphrase_file))
     for written in _init_files(enrolment, token_folder):
         if written.exists():
             raise Refused(_taken(written))
@@ -204,7 +205,7 @@ def init(
     created = Database.create(beside)
     audit = Audit(database)
     try:
-        sequencer = Sequencer(created, signers, audit=audit, now_ms=now_ms)
+        sequencer = Sequencer(created, log_keys.signer, audit=audit, now_ms=now_ms)
         begun = sequencer.begin_logs(identities.values(), folder.roots, folder.targets)
         sequencer.work()
         begun.result()
