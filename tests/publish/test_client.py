@@ -21,7 +21,7 @@ from control_plane.errors import (
 )
 from control_plane.log.canonical import sha256_hex
 from control_plane.log.envelope import Envelope
-from control_plane.publish.client import StoreClient
+from control_plane.publish.client import BLOB_BYTES_A_REQUEST, StoreClient
 from control_plane.publish.publisher import Publisher
 
 Start = Callable[..., Any]
@@ -44,23 +44,32 @@ def test_a_unix_socket_that_is_absent_is_unreachable() -> None:
         client.pending("production")
 
 
-def test_many_blobs_are_all_put_and_counted(answering: Start) -> None:
-    server, counted = answering((201, {"format": 1})), []
-    blobs = [b"blob %d" % number for number in range(200)]
+def test_many_blobs_go_in_few_requests_and_are_counted(answering: Start) -> None:
+    server, counted = answering((201, {"format": 1, "count": 512})), []
+    blobs = [b"blob %d" % number for number in range(1200)]
     with StoreClient(server.url) as client:
         client.put_blobs("production", blobs, counted.append)
-    assert sorted(server.asked) == sorted(
-        f"PUT /v1/production/blob/sha256/{sha256_hex(data)}" for data in blobs
-    )
-    assert counted == list(range(1, 201))
+    assert server.asked == ["POST /v1/production/blobs"] * 3
+    assert counted == [512, 1024, 1200]
 
 
-def test_a_blob_that_is_refused_ends_the_others(answering: Start) -> None:
+def test_a_large_blob_goes_alone(answering: Start) -> None:
+    server, large = answering((201, {"format": 1})), bytes(BLOB_BYTES_A_REQUEST)
+    with StoreClient(server.url) as client:
+        client.put_blobs("production", [b"a", large, b"b", b"c"])
+    assert server.asked == [
+        f"PUT /v1/production/blob/sha256/{sha256_hex(b'a')}",
+        f"PUT /v1/production/blob/sha256/{sha256_hex(large)}",
+        "POST /v1/production/blobs",
+    ]
+
+
+def test_blobs_that_are_refused_end_the_others(answering: Start) -> None:
     refusal = (401, {"format": 1, "code": "token_refused", "message": "expected a token"})
-    server = answering(*[(201, {"format": 1})] * 10, refusal)
+    server = answering((201, {"format": 1, "count": 512}), refusal)
     with StoreClient(server.url) as client, pytest.raises(TokenRefused):
-        client.put_blobs("production", [b"%d" % number for number in range(1000)])
-    assert len(server.asked) < 100
+        client.put_blobs("production", [b"%d" % number for number in range(2000)])
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("url", ["", "ftp://host", "127.0.0.1:7840", "http://"])

@@ -9,7 +9,8 @@ What this module decides:
 - A refusal becomes the error of this package whose ``code`` the body names; an answer that is
   not in the store's format is ``StoreUnreachable`` too, because whoever sent it is not a store.
 - Bytes fetched by digest are hashed before they are returned.
-- Many blobs go over a few connections at once: a store syncs once for all that arrive together.
+- Many blobs go together, as many in a request as a store takes and a few megabytes allow: they
+  are one request and one sync there.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import http.client
 import os
 import socket
 import ssl
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -43,8 +43,9 @@ from control_plane.log.envelope import Envelope
 MAX_KEYS_A_REQUEST: Final = 30
 """Keys of up to 200 bytes stay well inside a request line; for more, all heads are read."""
 
-CONCURRENT_PUTS: Final = 4
-_PUTS_A_ROUND: Final = 64
+MAX_BLOBS_A_REQUEST: Final = 512
+BLOB_BYTES_A_REQUEST: Final = 4 << 20
+"""A larger blob goes alone; a request of this size is sent, and hashed, in a moment."""
 
 MAX_ANSWER_BYTES: Final = 128 << 20
 """More than any answer of a store: the follow answer is bounded at 8 MiB, a blob at 32 MiB."""
@@ -115,13 +116,10 @@ class StoreClient:
         self._prefix = ""
         self._connection: http.client.HTTPConnection | None = None
         self._epochs: dict[str, int] = {}
-        self._twins: deque[StoreClient] = deque()
         self._new_connection()  # a wrong URL is found here, not at the first request
 
     def close(self) -> None:
-        """Close the kept connections; the client may be used again."""
-        for twin in self._twins:
-            twin.close()
+        """Close the kept connection; the client may be used again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -146,43 +144,22 @@ class StoreClient:
         blobs: Iterable[bytes],
         done: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Store many blobs; ``done`` is called, in this thread, with the number stored so far.
+        """Store many blobs; ``done`` is called with the number stored so far.
 
-        After an error those that were under way may have been stored too; nothing names them yet.
+        After an error some of them may have been stored; nothing names them yet.
         """
-        waiting = list(blobs)
-        if len(waiting) < CONCURRENT_PUTS:
-            for count, data in enumerate(waiting, 1):
-                self.put_blob(environment, data)
-                done(count)
-            return
-        # Loaded for many blobs only: a kill has none, and should be quick.
-        from concurrent.futures import ThreadPoolExecutor
+        count = 0
+        for together in _requests(blobs):
+            if len(together) == 1:
+                self.put_blob(environment, together[0])
+            else:
+                # Loaded for many blobs only: a kill has none, and should be quick.
+                import msgpack
 
-        while len(self._twins) < CONCURRENT_PUTS:
-            self._twins.append(self._twin())
-        with ThreadPoolExecutor(CONCURRENT_PUTS, "put-blobs") as threads:
-            for start in range(0, len(waiting), _PUTS_A_ROUND):
-                part = waiting[start : start + _PUTS_A_ROUND]
-                puts = threads.map(lambda data: self._put_by_twin(environment, data), part)
-                for count, _ in enumerate(puts, start + 1):
-                    done(count)
-
-    def _put_by_twin(self, environment: str, data: bytes) -> None:
-        # As many threads as twins: there is always one that no other thread uses.
-        twin = self._twins.popleft()
-        try:
-            twin.put_blob(environment, data)
-        finally:
-            self._twins.append(twin)
-
-    def _twin(self) -> StoreClient:
-        return StoreClient(
-            self.url,
-            self._token,
-            timeout_seconds=self._timeout_seconds,
-            certificates=self._certificates,
-        )
+                body = msgpack.packb({sha256_hex(data): data for data in together})
+                self._call("POST", f"/v1/{environment}/blobs", body)
+            count += len(together)
+            done(count)
 
     def submit(self, environment: str, envelope: Envelope, *, dry_run: bool = False) -> Submission:
         """Hand in a signed change set.
@@ -383,6 +360,21 @@ class StoreClient:
             f"{self.url}: expected a store, found {(what or type(error).__name__).lower()};"
             " start it with 'control-plane store', or name another with --store"
         )
+
+
+def _requests(blobs: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The blobs in order, in lists that fit in one request."""
+    together: list[bytes] = []
+    size = 0
+    for data in blobs:
+        full = len(together) >= MAX_BLOBS_A_REQUEST or size + len(data) > BLOB_BYTES_A_REQUEST
+        if together and full:
+            yield together
+            together, size = [], 0
+        together.append(data)
+        size += len(data)
+    if together:
+        yield together
 
 
 def _leaf(code: str, status: int) -> type[ControlPlaneError]:
