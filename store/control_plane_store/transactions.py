@@ -21,6 +21,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     select,
     update,
 )
@@ -69,6 +70,9 @@ _HASHES = (
     .where(HASHES.c.log == bindparam("log"), HASHES.c.level == bindparam("level"))
     .where(HASHES.c.position >= bindparam("start"), HASHES.c.position < bindparam("stop"))
     .order_by(HASHES.c.position)
+)
+_EPOCHS = (
+    select(LOGS).where(LOGS.c.environment == bindparam("environment")).order_by(LOGS.c.epoch.desc())
 )
 _HEADS = select(HEADS.c.key, HEADS.c.head, HEADS.c.change).where(
     HEADS.c.log == bindparam("log"), HEADS.c.key.in_(bindparam("keys", expanding=True))
@@ -215,6 +219,10 @@ class Snapshot:
         row = self.connection.execute(query, {"environment": environment}).first()
         return None if row is None else _log(row)
 
+    def epochs(self, environment: str) -> list[Log]:
+        """Every epoch of an environment, newest first."""
+        return [_log(row) for row in self.connection.execute(_EPOCHS, {"environment": environment})]
+
     def leaves(self, log: Log, start: int, stop: int) -> Iterator[bytes]:
         """The entries start..stop as their exact leaf bytes, read as they are taken."""
         result = self.connection.execute(
@@ -332,12 +340,25 @@ class Snapshot:
         data: bytes | None = row.data
         return data
 
+    def held_blob(self, environment: str, digest: str) -> bytes | None:
+        """A blob that was given to the environment and not deleted since."""
+        values = {"environment": environment, "digest": digest}
+        data: bytes | None = self.connection.execute(_BLOB, values).scalar()
+        return data
+
     # Pending change sets
 
     def pending(self, log: Log) -> list[PendingRow]:
         """Change sets that wait for signatures, oldest first."""
         query = select(PENDING).where(PENDING.c.log == log.id).order_by(PENDING.c.received_at)
         return [_pending_row(row) for row in self.connection.execute(query)]
+
+    def ended_pending(self) -> list[tuple[Log, PendingRow]]:
+        """Change sets that wait for a log that has gone on in a later epoch."""
+        logs = self.logs()
+        newest = {log.environment: log for log in logs}
+        ended = [log for log in logs if newest[log.environment] is not log]
+        return [(log, row) for log in ended for row in self.pending(log)]
 
     def pending_envelope(self, log: Log, statement: str) -> bytes | None:
         """The signatures gathered so far for a statement."""
@@ -451,6 +472,13 @@ class Transaction(Snapshot):
             _ADD_TOUCH, [{"log": log.id, "key": row["key"], "position": index} for row in rows]
         )
 
+    def carry_heads(self, old: Log, new: Log) -> None:
+        """Give a log the heads of the one it continues, which keeps its own."""
+        columns = [column for column in HEADS.c if column is not HEADS.c.log]
+        carried = select(literal(new.id), *columns).where(HEADS.c.log == old.id)
+        names = ["log", *(column.name for column in columns)]
+        self.connection.execute(insert(HEADS).from_select(names, carried))
+
     def require(self, log: Log, index: int, digests: Iterable[str]) -> None:
         """Note the blobs an entry cannot be judged without; they are never deleted."""
         rows = [{"log": log.id, "position": index, "digest": each} for each in set(digests)]
@@ -492,8 +520,11 @@ class Transaction(Snapshot):
         known = select(exists().where(BLOBS.c.digest == digest))
         if not self.connection.execute(known).scalar():
             raise NotFound(f"expected a blob {digest}, found none")
+        # A head of an ended epoch is a head no more unless it was carried over.
+        newest = {log.environment: log.id for log in self.logs()}
         needed = select(
-            exists().where(HEADS.c.digest == digest) | exists().where(REQUIRED.c.digest == digest)
+            exists().where(HEADS.c.digest == digest, HEADS.c.log.in_(newest.values()))
+            | exists().where(REQUIRED.c.digest == digest)
         )
         if self.connection.execute(needed).scalar():
             raise Refused(f"blob {digest}: expected one that is superseded, found it in use")
