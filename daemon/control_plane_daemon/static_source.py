@@ -11,8 +11,8 @@ What this module decides:
 - The checkpoint is asked for every two seconds. A server that answers "not modified" is believed
   for ten: an entity tag made of a time and a length does not tell two files of one second apart.
 - A tile is asked for by the width it has under the checkpoint, and once a full one replaced it, by
-  its full name. Full hash tiles are kept while a catch-up lasts, and forgotten when the same place
-  is asked for again, as after a batch that was refused.
+  its full name. None is kept: parts end where bundles do, so a full one is read once, and after a
+  batch that was refused everything is read again.
 - Nobody says that a log goes on in another epoch. So the checkpoints of the next epochs are looked
   for where the log is at its end and its checkpoint has not been renewed for a minute, or was not
   seen before. A number may be skipped, three in a row are the end.
@@ -47,7 +47,6 @@ PART_BYTES: Final = 8 << 20
 BUNDLES_A_PART: Final = 32
 BUNDLES_AT_ONCE: Final = 4
 MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + MAX_LEAF_BYTES)
-KEPT_TILES: Final = 64
 _FILE_SECONDS: Final = 30.0
 
 T = TypeVar("T")
@@ -88,8 +87,6 @@ class StaticSource:
         self._sleep = sleep
         self._shown: _Shown | None = None
         self._given_note = b""
-        self._asked: tuple[int, int] | None = None
-        self._tiles: dict[str, bytes] = {}
         self._probe_due = 0.0
 
     async def follow(self, epoch: int, size: int, wait_seconds: int) -> Followed:
@@ -100,9 +97,6 @@ class StaticSource:
             TokenRefused: the server wants a token, or another one.
             EpochMoved: the files of a later epoch are there.
         """
-        if self._asked == (epoch, size):
-            self._tiles.clear()
-        self._asked = epoch, size
         deadline = self._monotonic() + wait_seconds
         while True:
             shown = self._shown = await self._look(epoch)
@@ -256,21 +250,15 @@ class StaticSource:
         self, shown: _Shown, level: int | str, index: int, width: int, max_bytes: int
     ) -> bytes:
         """A tile of at least ``width``: servers may drop a partial one once it is full."""
-        full = self._path(shown.epoch, tile_path(level, index))
-        if full in self._tiles:
-            return self._tiles[full]
         if width < TILE_WIDTH:
             path = self._path(shown.epoch, tile_path(level, index, width))
             answer = await self._server.get(path, max_bytes, _FILE_SECONDS)
             if answer.status != 404:
                 self._server.require_ok(answer.status, path)
                 return answer.body
-        answer = await self._server.get(full, max_bytes, _FILE_SECONDS)
-        self._server.require_ok(answer.status, full)
-        if level != "entries":
-            if len(self._tiles) >= KEPT_TILES:
-                self._tiles.clear()
-            self._tiles[full] = answer.body
+        path = self._path(shown.epoch, tile_path(level, index))
+        answer = await self._server.get(path, max_bytes, _FILE_SECONDS)
+        self._server.require_ok(answer.status, path)
         return answer.body
 
     def _path(self, epoch: int, path: str) -> str:
