@@ -30,6 +30,7 @@ from control_plane.errors import (
     ChecksumMismatch,
     Conflict,
     ControlPlaneError,
+    EpochMoved,
     NotFound,
     Refused,
     StoreUnreachable,
@@ -37,7 +38,7 @@ from control_plane.errors import (
     ThresholdNotReached,
     TokenRefused,
 )
-from control_plane.log.canonical import Json, parse, sha256_hex
+from control_plane.log.canonical import Json, canonical, parse, sha256_hex
 from control_plane.log.envelope import Envelope
 
 MAX_KEYS_A_REQUEST: Final = 30
@@ -183,6 +184,32 @@ class StoreClient:
             found=_integer(value, "found") or 0,
         )
 
+    def post_trust(self, environment: str, roots: Sequence[bytes], targets: bytes) -> Submission:
+        """Hand in trust metadata: the roots after the one in force, oldest first, and the targets.
+
+        Roots that the log has are skipped by the store. ``repeated`` says that all of it is in
+        force already; there may be no ``identity``, index and generation then.
+
+        Raises:
+            EpochDiverged: a root lets the log go on from where it does not end.
+            Refused, TrustError, InputInvalid: for every other reason the store gives.
+        """
+        body = {
+            "format": 1,
+            "root": [self.put_blob(environment, root) for root in roots],
+            "targets": self.put_blob(environment, targets),
+        }
+        answer = self._call("POST", f"/v1/{environment}/trust", canonical(body))
+        self._epochs.pop(environment, None)
+        value = self._object(answer)
+        return Submission(
+            environment=environment,
+            identity=str(value.get("statement") or ""),
+            generation=_integer(value, "generation"),
+            index=_integer(value, "index"),
+            repeated=answer.status == 200,
+        )
+
     # Reading
 
     def heads(self, environment: str, keys: Sequence[str] = (), kind: str = "") -> dict[str, Any]:
@@ -209,7 +236,11 @@ class StoreClient:
         return self._query(f"/v1/{environment}/pending")
 
     def follow(self, environment: str, *, epoch: int, size: int, wait: float = 0) -> dict[str, Any]:
-        """Entries from index ``size`` on with a checkpoint, as an unpacked msgpack mapping."""
+        """Entries from index ``size`` on with a checkpoint, as an unpacked msgpack mapping.
+
+        Raises:
+            EpochMoved: that epoch has no more entries; ``epoch`` is the newest there is.
+        """
         import msgpack
 
         query = urlencode({"epoch": epoch, "size": size, "wait": int(wait)})
@@ -349,6 +380,8 @@ class StoreClient:
         if code == ThresholdNotReached.code:
             threshold, found = _integer(value, "threshold"), _integer(value, "found")
             return ThresholdNotReached(message, threshold or 0, found or 0)
+        if code == EpochMoved.code:
+            return EpochMoved(message, _integer(value, "epoch") or 0)
         return _leaf(code, answer.status)(message)
 
     def _not_a_store(self, expected: str) -> StoreUnreachable:
