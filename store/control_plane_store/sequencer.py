@@ -63,7 +63,7 @@ from control_plane.log.steps import judge
 from control_plane.names import MAX_SIGNATURES
 from control_plane.trust.state import LogIdentity, Policy
 from control_plane_store import epochs
-from control_plane_store.admission import Surroundings, Waiting, admit, is_urgent
+from control_plane_store.admission import Surroundings, Waiting, admit, check_origin, is_urgent
 from control_plane_store.audit import Audit
 from control_plane_store.database import Database
 from control_plane_store.transactions import Log, PendingRow, Snapshot, Transaction
@@ -550,6 +550,8 @@ class Sequencer:
         """One change set; everything that can refuse it comes before the first write."""
         position, transaction = batch.positions[environment], batch.transaction
         log, identity = position.log, envelope.identity
+        # An epoch may have begun since the set was read.
+        check_origin(statement, log.origin)
         index = transaction.index_of_statement(log, identity)
         if index is not None:
             generation = log.generation_of(index)
