@@ -233,7 +233,6 @@ class Node:
     writer: ReplicaWriter
     log: KeptLog
     opened: Any
-    enrolled_size: int
     asked: list[str] = field(default_factory=list)
 
     def follow(self, limit: int = 8_192, *, blobs: bool = True) -> None:
@@ -253,7 +252,7 @@ class Node:
             fetched = self.log.fetched(wanted)
             assert progress.required is None or fetched.found, f"waiting for {progress.required}"
             self.follower.deliver(fetched)
-        self.opened.show_when_ready(self.follower, self.enrolled_size)
+        self.opened.show_when_ready(self.follower)
 
     def record(self, key: bytes) -> Record | None:
         """A record of the newest commit."""
@@ -387,7 +386,7 @@ def make_node(tmp_path: Path, log: KeptLog, clock: Clock) -> Iterator[NodeFactor
         follower = Follower(
             of.environment, opened.writer, known, now_ms=clock, monotonic=lambda: 0.0
         )
-        node = Node(folder, follower, opened.writer, of, opened, known.size)
+        node = Node(folder, follower, opened.writer, of, opened)
         nodes[name] = node
         return node
 

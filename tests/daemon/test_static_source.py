@@ -174,7 +174,7 @@ async def take(node: Any, source: StaticSource, wait_seconds: int = 0) -> Any:
     while not (progress := follower.take(verified)).done:
         wanted = [progress.required] if progress.required else progress.wanted
         follower.deliver(await source.fetch(1, wanted, 0.2))
-    node.opened.show_when_ready(follower, node.enrolled_size)
+    node.opened.show_when_ready(follower)
     return followed
 
 

@@ -212,19 +212,24 @@ class ReplicaWriter:
         """Publish the time of the newest cosignature, seconds since 1970."""
         self._store(CHECKPOINT_TIME_S, seconds)
 
-    def rebuild(self) -> None:
+    def rebuild(self, *, afresh: bool = False) -> None:
         """Begin the next folder beside the current one, empty; writes go there from now on.
 
-        The current one stays as it is, and readable: without a writer its pages do not change.
+        The current one stays as it is, and readable: without a writer its pages do not change. With
+        ``afresh`` a rebuild that is going on is dropped for the new one.
 
         Raises:
             RuntimeError: a rebuild is going on already.
             ReplicaUnwritable: the file system refused.
         """
-        if self._next is not None:
+        if self._next is not None and not afresh:
             raise RuntimeError("expected no rebuild yet, found one going on; swap or close first")
         with self._busy, _translated(self.folder):
-            self._next = self._new_folder()
+            dropped, self._next = self._next, self._new_folder()
+            if dropped is not None:
+                # Never linked, so nobody reads it. A crash before this leaves it for `_sweep`.
+                dropped.close()
+                shutil.rmtree(dropped.path, ignore_errors=True)
             if self._live is not None:
                 # Kept as it is mapped: readers have this one, whatever became of its name.
                 self._old_header = self._live.header
