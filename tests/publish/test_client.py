@@ -11,6 +11,7 @@ import pytest
 from control_plane.errors import (
     ChecksumMismatch,
     Conflict,
+    EpochMoved,
     ManifestInvalid,
     NotFound,
     Refused,
@@ -177,3 +178,15 @@ def test_a_store_with_another_origin_than_trusted_gets_no_signature(
         with pytest.raises(TrustError, match="expected origin ours/production/1"):
             publisher.submit(change)
     assert not [line for line in server.asked if line.startswith("POST")]
+
+
+@pytest.mark.parametrize(("body", "epoch"), [({"epoch": 4}, 4), ({}, 0), ({"epoch": "4"}, 0)])
+def test_an_epoch_that_moved_on_is_told_with_its_number(
+    answering: Start, body: dict[str, object], epoch: int
+) -> None:
+    refusal = {"format": 1, "code": "epoch_moved", "message": "the log goes on", **body}
+    server = answering((410, refusal))
+    with StoreClient(server.url) as client, pytest.raises(EpochMoved) as moved:
+        client.follow("production", epoch=1, size=9)
+    assert moved.value.epoch == epoch
+    assert str(moved.value) == "the log goes on"
