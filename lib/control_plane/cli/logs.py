@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.epochs import new_epoch
 from control_plane.cli.output import print_json, progress, when
 from control_plane.cli.settings import (
     Settings,
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def log() -> None:
-    """Verify an environment's log, or write it as plain files."""
+    """Verify an environment's log, write it as plain files, or begin its next epoch."""
+
+
+log.add_command(new_epoch)
 
 
 @log.command()
