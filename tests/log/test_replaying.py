@@ -84,15 +84,16 @@ def test_the_past_of_every_epoch_can_be_asked_for(three: Any) -> None:
 
 def test_a_new_epoch_with_other_witnesses_is_verified_by_those(log: Any) -> None:
     log.begin(witnesses=log.keys.witnesses("w1", "w2", threshold=2))
-    with pytest.raises(SignatureInvalid, match="by 2 of 2 witnesses, found 0"):
-        replayed(log)
     log.witnesses = ("w1", "w2")
-    assert replayed(log).epochs[1].log.witnesses["threshold"] == 2
-    # The enrolled checkpoint must have them as well as the one shown today.
     enrolment = log.enrolment()
-    bare = {ENVIRONMENT: log.newest.checkpoint()}
+    assert replayed(log, enrolment).epochs[1].log.witnesses["threshold"] == 2
+    # The checkpoint shown today must have them, and the enrolled one.
+    bare = replace(enrolment, checkpoints={ENVIRONMENT: log.newest.checkpoint()})
     with pytest.raises(SignatureInvalid, match="by 2 of 2 witnesses, found 0"):
-        replayed(log, replace(enrolment, checkpoints=bare))
+        replayed(log, bare)
+    log.witnesses = ("w2",)
+    with pytest.raises(SignatureInvalid, match="by 2 of 2 witnesses, found 1"):
+        replayed(log, enrolment)
 
 
 # A source that lies

@@ -1,0 +1,107 @@
+"""`log verify`, `log export` and the past of a log that a real store has in three epochs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+JUMP = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def first_enrolment(project: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A node's trust.json from before there was a second epoch."""
+    kept = tmp_path_factory.mktemp("enrolment") / "trust.json"
+    shutil.copy(project.private / "trust.json", kept)
+    return kept
+
+
+@pytest.fixture
+def three_epochs(project: Any, cli: Cli, first_enrolment: Path) -> Any:
+    """The project, whose production log went on in a third epoch; made once."""
+
+    def run(*arguments: object) -> None:
+        ran = cli(*arguments, "-e", "production", cwd=project.folder)
+        assert ran.code == 0, ran.err
+
+    if not (project.folder / "exported").exists():
+        run("kill", "one")
+        run("log", "export", project.folder / "exported")
+        for name in ("two", "three"):
+            run("log", "new-epoch")
+            run("kill", name)
+    return project
+
+
+def test_every_epoch_is_verified_and_the_node_of_the_first_day_agrees(
+    cli: Cli, three_epochs: Any, first_enrolment: Path
+) -> None:
+    now = cli("log", "verify", "-e", "production", "--json", cwd=three_epochs.folder)
+    assert now.code == 0, now.err
+    then = cli(
+        "log", "verify", "-e", "production", "--json", "--trust", first_enrolment,
+        cwd=three_epochs.folder,
+    )  # fmt: skip
+    assert then.code == 0, then.err
+    same = ("origin", "epochs", "size", "root", "policy", "heads_root", "accepted", "rejected")
+    assert {name: then.json[name] for name in same} == {name: now.json[name] for name in same}
+    assert [epoch["epoch"] for epoch in now.json["epochs"]] == [1, 2, 3]
+    assert now.json["origin"] == "acme/production/3"
+    assert now.json["rejected"] == 0
+    assert now.json["generation"] > 2 * JUMP
+    told = cli("log", "verify", "-e", "production", cwd=three_epochs.folder)
+    sizes = [epoch["size"] for epoch in now.json["epochs"]]
+    assert told.out.startswith(
+        f"acme/production/3: verified {sum(sizes)} entries, {sizes[0]} of epoch 1,"
+        f" {sizes[1]} of epoch 2\n"
+    )
+
+
+def test_an_export_of_the_first_epoch_grows_by_the_later_ones(
+    cli: Cli, three_epochs: Any, first_enrolment: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "exported"
+    shutil.copytree(three_epochs.folder / "exported", folder)
+    assert {path.name for path in (folder / "production").iterdir()} == {"1"}
+    done = cli("log", "export", folder, "-e", "production", "--json", cwd=three_epochs.folder)
+    assert done.code == 0, done.err
+    assert {path.name for path in (folder / "production").iterdir()} == {"1", "2", "3"}
+    there = cli("log", "verify", "-e", "production", "--json", cwd=three_epochs.folder)
+    for trust in (three_epochs.private / "trust.json", first_enrolment):
+        here = cli(
+            "log", "verify", folder, "-e", "production", "--json", "--trust", trust,
+            cwd=three_epochs.folder,
+        )  # fmt: skip
+        assert here.code == 0, here.err
+        for name in ("origin", "epochs", "root", "heads_root", "policy"):
+            assert here.json[name] == there.json[name]
+        assert here.json["tiles"] == 3
+
+
+def test_a_stores_own_static_files_lead_through_all_epochs(cli: Cli, three_epochs: Any) -> None:
+    ran = cli(
+        "log", "verify", three_epochs.store, "-e", "production", "--json", cwd=three_epochs.folder
+    )
+    assert (ran.code, ran.json["tiles"]) == (0, 3), ran.err
+    assert [epoch["epoch"] for epoch in ran.json["epochs"]] == [1, 2, 3]
+
+
+def test_an_environment_goes_back_to_a_generation_of_an_older_epoch(
+    cli: Cli, three_epochs: Any
+) -> None:
+    epochs = cli("log", "verify", "-e", "production", "--json", cwd=three_epochs.folder).json
+    end_of_first = epochs["epochs"][0]["size"]
+    ran = cli(
+        "revert", "-e", "production", "--to", end_of_first, "--kills", "--dry-run", "--json",
+        cwd=three_epochs.folder,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert sorted(ran.json["changed"]) == ["kill/three", "kill/two"]
+    gap = cli("revert", "-e", "production", "--to", end_of_first + 1, cwd=three_epochs.folder)
+    assert (gap.code, gap.err.count("\n")) == (1, 1)
+    assert f"expected a generation from 1 to {end_of_first} or " in gap.err
