@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -440,6 +441,19 @@ async def test_entries_no_checkpoint_covered_yet_are_covered_before_the_epoch_en
     assert (found.size, found.root) == (2, log.frontier.root())
 
 
+async def test_an_epoch_and_its_first_checkpoint_become_true_together(
+    sequencer: Any, installation: Any, database: Any
+) -> None:
+    writer = sequencer()
+    installation.new_epoch(writer.position("production").log)
+    writer.append_trust("production", installation.roots, installation.targets)
+    writer.work()  # one transaction, and nothing is published
+    with database.read() as snapshot:
+        log = snapshot.log("production")
+    found = open_checkpoint(log.note, installation.signers["production"].vkeys).checkpoint
+    assert (log.epoch, found.size, found.root) == (2, 2, log.frontier.root())
+
+
 async def test_work_behind_the_root_in_one_transaction_meets_the_new_epoch(
     sequencer: Any, installation: Any
 ) -> None:
@@ -520,6 +534,30 @@ async def test_an_environment_the_root_dropped_is_served_and_takes_no_change(ser
         assert served.log("staging").note == note
         assert (await served.follow(0, "staging"))["checkpoint"] == note
         assert served.log("production").note != note
+
+
+async def test_no_checkpoint_of_a_dropped_environment_is_renewed(
+    sequencer: Any, installation: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_store.sequencer.RENEW_SECONDS", 0.01)
+    told: list[str] = []
+    renewed = threading.Semaphore(0)
+
+    def published(environment: str, log: Any) -> None:
+        told.append(environment)
+        renewed.release()
+
+    writer = sequencer(published=published)
+    writer.start()
+    del installation.signers["staging"]
+    installation.new_root()
+    taken = writer.append_trust("production", installation.roots, installation.targets)
+    taken.result(timeout=10)
+    del told[:]
+    while told.count("production") < 5:
+        assert renewed.acquire(timeout=10)
+    writer.close()
+    assert "staging" not in told
 
 
 async def test_an_environment_that_is_named_again_goes_on(serve: Any) -> None:

@@ -216,3 +216,16 @@ async def test_metadata_without_authority_is_refused_and_told(
     with served.database.read() as snapshot:
         types = snapshot.leaves_of_type(snapshot.log("production"), PAYLOAD_TYPE["trust"])
     assert len(types) == 1
+
+
+async def test_roots_together_are_bounded(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = served.installation
+    before = await served.standing()
+    kit.new_root()
+    total = sum(map(len, (*kit.roots, kit.targets)))
+    monkeypatch.setattr("control_plane_store.epochs.MAX_REQUEST_BYTES", total - 1)
+    answer = await served.offer()
+    assert (answer.status, answer.body["code"]) == (400, "syntax_invalid")
+    assert await served.standing() == before
+    monkeypatch.setattr("control_plane_store.epochs.MAX_REQUEST_BYTES", total)
+    assert (await served.offer()).status == 201
