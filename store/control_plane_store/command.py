@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from control_plane.cli.settings import read_file, require_project, settings
-from control_plane.errors import InputInvalid, Refused
+from control_plane.errors import EpochDiverged, InputInvalid, Refused
 from control_plane.names import DIGEST
 from control_plane.publish.trustfolder import TrustFolder
 from control_plane.trust.enrolment import Enrolment
@@ -57,6 +57,8 @@ project_database_option = click.option(
     help="The store's SQLite file; default the project's.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+logger = logging.getLogger(__name__)
 
 
 def now_ms() -> int:
@@ -146,7 +148,9 @@ def _sequencer(
 ) -> Sequencer:
     """The writer, once newer trust metadata from the folder stands in the logs.
 
-    A log that the folder's newest root does not name is left as it is.
+    Left as they are, with a line that says so, are a log that the folder's newest root does not
+    name, and one that does not lead to where that root lets it go on in a new epoch: that of a
+    store restored from an older backup, which must run so that another epoch can be signed.
     """
     folder = None if trust is None else TrustFolder.read(trust)
     identities = {} if folder is None else folder.identities()
@@ -156,16 +160,23 @@ def _sequencer(
     )
     if folder is not None:
         known = sequencer.environments
-        answers = [
-            sequencer.append_trust(environment, folder.roots, folder.targets)
+        answers = {
+            environment: sequencer.append_trust(environment, folder.roots, folder.targets)
             for environment in known
             if environment in identities
-        ]
+        }
         added = [log for name, log in identities.items() if name not in known]
         begun = sequencer.begin_logs(added, folder.roots, folder.targets)
         sequencer.work()
-        for answer in answers:
-            answer.result()
+        for environment, answer in answers.items():
+            try:
+                answer.result()
+            except EpochDiverged as error:
+                logger.warning(
+                    "%s; the log of epoch %d is served, go on from its end by 'control-plane log"
+                    " new-epoch -e %s'",
+                    error, sequencer.position(environment).log.epoch, environment,
+                )  # fmt: skip
         begun.result()
     return sequencer
 
