@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
+
+from control_plane.cli.services import start_daemon
+from control_plane.client import ControlPlaneClient
+from control_plane.replica.reader import LMDB_ENGINE, MAX_DATABASES
 
 Cli = Callable[..., Any]
 JUMP = 1 << 20
@@ -21,6 +26,19 @@ def first_enrolment(project: Any, tmp_path_factory: pytest.TempPathFactory) -> P
     return kept
 
 
+def follow(project: Any, generation: int) -> None:
+    """Bring the project's replica to a generation, and leave it there."""
+    with (
+        (project.folder / "daemon.log").open("wb") as log,
+        start_daemon(
+            project, project.store, Path(project.replica), ["production"],
+            say=lambda line: None, stderr=log,
+        ),
+        ControlPlaneClient(project.replica, "production") as client,
+    ):  # fmt: skip
+        client.wait_for(generation, timeout_seconds=20)
+
+
 @pytest.fixture
 def three_epochs(project: Any, cli: Cli, first_enrolment: Path) -> Any:
     """The project, whose production log went on in a third epoch; made once."""
@@ -30,7 +48,14 @@ def three_epochs(project: Any, cli: Cli, first_enrolment: Path) -> Any:
         assert ran.code == 0, ran.err
 
     if not (project.folder / "exported").exists():
-        run("kill", "one")
+        follow(
+            project,
+            int(
+                cli("kill", "one", "-e", "production", "--json", cwd=project.folder).json[
+                    "generation"
+                ]
+            ),
+        )
         run("log", "export", project.folder / "exported")
         for name in ("two", "three"):
             run("log", "new-epoch")
@@ -105,3 +130,26 @@ def test_an_environment_goes_back_to_a_generation_of_an_older_epoch(
     gap = cli("revert", "-e", "production", "--to", end_of_first + 1, cwd=three_epochs.folder)
     assert (gap.code, gap.err.count("\n")) == (1, 1)
     assert f"expected a generation from 1 to {end_of_first} or " in gap.err
+
+
+def test_a_replica_beyond_what_a_new_epoch_continues_is_told_so(
+    cli: Cli, three_epochs: Any, tmp_path: Path
+) -> None:
+    """As of a node that had followed the part of a log that its store lost."""
+    copy = tmp_path / "ahead"
+    shutil.copytree(three_epochs.replica, copy, symlinks=True)
+    against = ("replica", "verify", "--replica", copy, "--against", three_epochs.store)
+    there = cli(*against, cwd=three_epochs.folder)
+    assert (there.code, "the log agrees" in there.out) == (0, True), there.out
+    ahead = lmdb.open(
+        str((copy / "production" / "v1" / "current").resolve()),
+        max_dbs=MAX_DATABASES, map_size=1 << 30, lib_version=LMDB_ENGINE,
+    )  # fmt: skip
+    with ahead, ahead.begin(write=True) as transaction:
+        table = ahead.open_db(b"log", transaction, create=False)
+        generation = int.from_bytes(transaction.get(b"generation", db=table) or b"", "little") + 1
+        transaction.put(b"generation", generation.to_bytes(8, "little"), db=table)
+    ran = cli(*against, cwd=three_epochs.folder)
+    assert ran.code == 1
+    assert f"found generation {generation}, which a new epoch left behind" in ran.out
+    assert "replica accept-epoch" in ran.out

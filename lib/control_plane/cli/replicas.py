@@ -102,6 +102,13 @@ def _disagreements(report: Report, history: History) -> Sequence[str]:
             f"{origin}: expected a log of at least generation {report.generation}, found"
             f" {generation}; the store is behind or was restored from an older backup"
         ]
+    if report.generation and not history.holds(report.generation):
+        # What it holds came after the end that a later epoch continues.
+        return [
+            f"{origin}: expected a replica of this log's history, found generation"
+            f" {report.generation}, which a new epoch left behind; see 'control-plane replica"
+            " accept-epoch'"
+        ]
     count, root = history.state_at(report.generation)
     if (count, root) == (report.heads, report.root):
         return []
