@@ -247,7 +247,8 @@ def forget(database: Path, digest: str) -> None:
     try:
         with opened.write() as transaction:
             transaction.forget_blob(digest)
-        Audit(database).append([{"at": now_ms(), "event": "blob-forgotten", "digest": digest}])
+            # Before the commit: nothing is deleted that no line tells of.
+            Audit(database).append([{"at": now_ms(), "event": "blob-forgotten", "digest": digest}])
     finally:
         opened.close()
     click.echo(f"blob {digest}: deleted")

@@ -83,10 +83,11 @@ def issue(
                 raise NotFound(f"expected an environment of this store, found {environment!r}")
             row = TokenRow(name, environment, may, now_ms, None)
             transaction.add_token(sha256_of(secret), row)
-    audit.append(
-        {"at": now_ms, "event": "token-new", "environment": each, "token": name, "may": may}
-        for each in environments
-    )
+        # Before the commit: a crash leaves a line too many, never a token that no line tells of.
+        audit.append(
+            {"at": now_ms, "event": "token-new", "environment": each, "token": name, "may": may}
+            for each in environments
+        )
 
 
 def revoke(
@@ -99,10 +100,11 @@ def revoke(
     """
     with database.write() as transaction:
         count = transaction.revoke_tokens(name, environment, now_ms)
-    if not count:
-        where = "any environment" if environment is None else environment
-        raise NotFound(f"expected a token {name!r} in force in {where}, found none")
-    audit.append(
-        [{"at": now_ms, "event": "token-revoked", "environment": environment, "token": name}]
-    )
+        if not count:
+            where = "any environment" if environment is None else environment
+            raise NotFound(f"expected a token {name!r} in force in {where}, found none")
+        # Before the commit, as above; whoever sees the command die revokes again.
+        audit.append(
+            [{"at": now_ms, "event": "token-revoked", "environment": environment, "token": name}]
+        )
     return count
