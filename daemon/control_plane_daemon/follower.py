@@ -268,10 +268,15 @@ class Follower:
         """
         self._begun = self._landmarks.broken = None
         held, policy, leaves = self.position, self.policy, followed.batch.leaves
-        if policy is None or followed.batch.first != 0 or len(leaves) < BEGINNING:
+        if policy is None:
             raise StatementInvalid(
-                f"{held.origin}: expected it from its start, and of a later epoch the"
-                f" {BEGINNING} entries that begin it, found neither"
+                f"{held.origin}: expected the first entry of the log, found it to go on in a later"
+                " epoch only; the store has to serve every epoch"
+            )
+        if followed.batch.first != 0 or len(leaves) < BEGINNING:
+            raise StatementInvalid(
+                f"{held.origin}: expected the {BEGINNING} entries that begin a later epoch, found"
+                f" {len(leaves)} from {followed.batch.first} on"
             )
         with _unauthorised():
             position, identity = begin_epoch(

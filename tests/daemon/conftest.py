@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,7 +45,8 @@ from control_plane.trust import authoring
 from control_plane.trust.enrolment import Enrolment
 from control_plane_daemon.enrol import enrolled, open_replica
 from control_plane_daemon.follower import Follower
-from control_plane_daemon.source import Fetched, Followed
+from control_plane_daemon.loop import EnvironmentLoop
+from control_plane_daemon.source import Fetched, Followed, StoreSource
 
 START_MS = 1_700_000_000_000
 ENVIRONMENT = "production"
@@ -472,6 +473,51 @@ async def served(log: KeptLog) -> AsyncIterator[Served]:
     yield served
     served.moved.set()
     await runner.cleanup()
+
+
+class Running:
+    """A loop and what it has said; `until` waits for a condition of the replica."""
+
+    def __init__(self, loop: EnvironmentLoop, folder: str) -> None:
+        self.loop = loop
+        self.folder = folder
+        self.ready: list[tuple[str, int]] = []
+
+    def word(self, number: int) -> int:
+        return int(map_header(f"{current_folder(self.folder)}/header")[8 * number])
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - a header is another process's, in earnest
+                await asyncio.sleep(0.01)
+
+    async def reach(self, generation: int) -> None:
+        await self.until(lambda: self.word(GENERATION) == generation)
+
+
+@pytest.fixture
+def running(tmp_path: Path, log: Any, clock: Any) -> Any:
+    @asynccontextmanager
+    async def running(served: Any, enrolment: Enrolment | None = None) -> AsyncIterator[Running]:
+        folder = str(tmp_path)
+        async with StoreSource(served.url, "production", None) as source:
+            made: list[Running] = []
+            loop = EnvironmentLoop(
+                enrolled(enrolment or log.enrolment(1), "production"), folder, source,
+                ready=lambda *told: made[0].ready.append(told),
+                patience_seconds=0.2, now_ms=clock,
+            )  # fmt: skip
+            made.append(Running(loop, folder))
+            await loop.open()
+            task = asyncio.create_task(loop.run())
+            try:
+                yield made[0]
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                await loop.close()
+
+    return running
 
 
 NodeFactory = Callable[..., Node]
