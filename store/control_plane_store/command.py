@@ -174,7 +174,7 @@ def _sequencer(
             except EpochDiverged as error:
                 logger.warning(
                     "%s; the log of epoch %d is served, go on from its end by 'control-plane log"
-                    " new-epoch -e %s'",
+                    " new-epoch -e %s --restored'",
                     error, sequencer.position(environment).log.epoch, environment,
                 )  # fmt: skip
         begun.result()

@@ -189,7 +189,7 @@ def test_a_root_that_does_not_continue_the_end_begins_nothing(place: Place) -> N
     assert place.log().frontier == before.frontier
     assert len(place.said.splitlines()) == 1
     assert "expected to continue epoch 1 at size 1" in place.said
-    assert "'control-plane log new-epoch -e production'" in place.said
+    assert "'control-plane log new-epoch -e production --restored'" in place.said
 
 
 def test_a_store_whose_root_drops_an_environment_serves_it_and_says_so(place: Place) -> None:
