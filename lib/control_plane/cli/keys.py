@@ -17,6 +17,7 @@ import click
 
 from control_plane.cli.governing import MAX_DAYS, VALID_DAYS
 from control_plane.cli.output import print_json, print_table, short
+from control_plane.cli.revoking import revoke
 from control_plane.cli.rotating import rotate_root
 from control_plane.cli.settings import require_project, settings
 from control_plane.errors import InputInvalid
@@ -43,6 +44,7 @@ def keys() -> None:
     """Make and list key files and trust metadata; change who may sign."""
 
 
+keys.add_command(revoke)
 keys.add_command(rotate_root)
 
 

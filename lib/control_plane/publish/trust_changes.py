@@ -126,7 +126,9 @@ def planned(policy: Policy, targets: Metadata[Targets]) -> Policy:
     return Policy(read_root(policy.root_bytes), read_targets(canonical(bare)))
 
 
-def check_signers(what: str, key_ids: Iterable[str], threshold: int, signers: set[str]) -> None:
+def check_signers(
+    what: str, key_ids: Iterable[str], threshold: int, signers: set[str], option: str = "--key"
+) -> None:
     """Refuse to begin what cannot be finished with the keys at hand.
 
     Raises:
@@ -138,7 +140,7 @@ def check_signers(what: str, key_ids: Iterable[str], threshold: int, signers: se
         ids = ", ".join(sorted(key_id[:12] for key_id in allowed))
         raise ThresholdNotReached(
             f"{what}: expected keys to sign with, {threshold} of {ids}, found {found};"
-            " name each key file with --key FILE",
+            f" name each key file with {option} FILE",
             threshold,
             found,
         )
