@@ -76,6 +76,12 @@ def now_ms() -> int:
     envvar="CONTROL_PLANE_KEY_PASSPHRASE_FILE",
     help="Passphrase of the log keys.",
 )
+@click.option(
+    "--without-key",
+    multiple=True,
+    metavar="ENV",
+    help="Serve that log as it stands: its key is lost, until an epoch names another.",
+)
 @click.option("--listen", default=DEFAULT, show_default=True, help="host:port or unix:PATH.")
 @click.option("--public", is_flag=True, help="Let anyone read; writing still wants a token.")
 @click.option("--behind-proxy", is_flag=True, help="A proxy in front of the store ends TLS.")
@@ -107,6 +113,7 @@ async def _serve(
     keys: Path,
     trust: Path | None,
     passphrase_file: Path | None,
+    without_key: tuple[str, ...],
     listen: str,
     public: bool,
     behind_proxy: bool,
@@ -125,7 +132,9 @@ async def _serve(
     try:
         opened.hold()
         service = Store(opened, public=public, now_ms=now_ms)
-        service.sequencer = _sequencer(opened, keys, trust, passphrase_file, service.published)
+        service.sequencer = _sequencer(
+            opened, keys, trust, passphrase_file, service.published, without_key
+        )
         runner = new_runner(create_app(service))
         await runner.setup()
         try:
@@ -145,6 +154,7 @@ def _sequencer(
     trust: Path | None,
     passphrase_file: Path | None,
     published: Callable[..., None],
+    without_key: tuple[str, ...] = (),
 ) -> Sequencer:
     """The writer, once newer trust metadata from the folder stands in the logs.
 
@@ -156,7 +166,12 @@ def _sequencer(
     identities = {} if folder is None else folder.identities()
     log_keys = LogKeys(keys, _passphrase(passphrase_file))
     sequencer = Sequencer(
-        database, log_keys.signer, audit=Audit(database.path), now_ms=now_ms, published=published
+        database,
+        log_keys.signer,
+        audit=Audit(database.path),
+        now_ms=now_ms,
+        published=published,
+        without_key=without_key,
     )
     if folder is not None:
         known = sequencer.environments

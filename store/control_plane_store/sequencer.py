@@ -22,9 +22,10 @@ checkpoint of the old log if that was still to come and the first of the new one
 ever sees an epoch by halves. Then, as (2b) and (2c), the change sets that waited for the old log
 are told to the audit file and dropped.
 
-An environment that the newest root known here does not name is retired: its log is served as it
-stands, takes nothing but trust metadata that names it again, and no checkpoint of it is renewed, so
-its nodes say that they are stale.
+An environment rests when the newest root known here does not name it, or when its log's key is
+said to be lost: the log is served as it stands, takes nothing but trust metadata, which may name it
+again or begin an epoch with another key, and no checkpoint of it is renewed, so its nodes say that
+they are stale.
 
 ``publish_checkpoint`` is the same function after a batch, at start and for the renewal
 every ``RENEW_SECONDS``; it signs what the database holds and nothing else, and refuses to sign a
@@ -89,10 +90,10 @@ class StoreFailed(Unavailable):
     code = "store_failed"
 
 
-class Retired(Refused):
-    """The newest root no longer names the environment; its log is served as it stands."""
+class AtRest(Refused):
+    """The environment's log is served as it stands and takes no change."""
 
-    code = "environment_retired"
+    code = "environment_at_rest"
 
 
 class StoreBusy(Unavailable):
@@ -167,9 +168,11 @@ class Sequencer:
     """The writer of one database.
 
     ``signers`` gives the signer of a log the first time it is to sign. ``published(environment,
-    log)`` is called in the writer's thread once a checkpoint is stored.
+    log)`` is called in the writer's thread once a checkpoint is stored. The logs of the
+    environments ``without_key`` rest until their next epoch.
 
     Raises:
+        NotFound: an environment ``without_key`` has no log.
         Forked: the database's tree is not the one its last checkpoint was signed for.
         ControlPlaneError: a log's trust entries do not lead to a policy.
     """
@@ -182,6 +185,7 @@ class Sequencer:
         audit: Audit,
         now_ms: Callable[[], int],
         published: Callable[[str, Log], None] = lambda environment, log: None,
+        without_key: Iterable[str] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -200,6 +204,7 @@ class Sequencer:
         self._renewed_at: dict[str, float] = {}
         self._retry_at = 0.0
         self._positions = self._load()
+        self._without_key = {each: self.position(each).log.epoch for each in without_key}
         self._doubtful = False
 
     # Reading, from any thread
@@ -223,11 +228,22 @@ class Sequencer:
         """The environments this store has a log of."""
         return tuple(self._positions)
 
-    def retired(self, environment: str) -> bool:
-        """Whether the newest root known here names no log of the environment."""
+    def why_at_rest(self, environment: str) -> str | None:
+        """Why the environment's log takes no change and no checkpoint is signed; None if it does.
+
+        Raises:
+            NotFound: this store has no log of that environment.
+        """
+        if self._without_key.get(environment) == self.position(environment).log.epoch:
+            return f"{environment}: expected the log's key, which is said to be lost"
         policies = [position.policy for position in self._positions.values()]
         newest = max(policies, key=lambda policy: policy.root_version)
-        return environment not in newest.environments
+        if environment not in newest.environments:
+            return (
+                f"{environment}: expected a newest root that names it, found version"
+                f" {newest.root_version} that names {', '.join(newest.environments)}"
+            )
+        return None
 
     # Work, from any thread
 
@@ -349,21 +365,19 @@ class Sequencer:
             _settle(answers)
 
     def publish_all(self) -> None:
-        """Publish a checkpoint of every log that is not retired.
+        """Publish a checkpoint of every log that is not at rest.
 
         Raises:
             NotFound, KeyFileRefused, SyntaxInvalid: as ``start``; nothing is published.
         """
-        governed = [each for each in self._positions if not self.retired(each)]
-        for environment in governed:
+        resting = {name: why for name in self._positions if (why := self.why_at_rest(name))}
+        moving = self._positions.keys() - resting.keys()
+        for environment in moving:
             self._signer(self._positions[environment].policy.log(environment))
-        for environment in governed:
+        for environment in moving:
             self.publish_checkpoint(environment)
-        for environment in self._positions.keys() - set(governed):
-            logger.warning(
-                "%s: expected a newest root that names it, found none; its log is served as it"
-                " stands and takes no change", environment,
-            )  # fmt: skip
+        for why in resting.values():
+            logger.warning("%s; its log is served as it stands and takes no change", why)
 
     def publish_checkpoint(self, environment: str) -> None:
         """Sign the tree the database holds, store the checkpoint, and tell of it.
@@ -438,7 +452,10 @@ class Sequencer:
         for environment, position in list(self._positions.items()):
             renewed_at = self._renewed_at.get(environment)
             unpublished = position.log.note_size < position.log.frontier.size
-            if self.retired(environment) and not unpublished:
+            # What was taken before the log came to rest is published; after a restart nobody may
+            # be left to sign it, and nobody was told of it.
+            signed = not unpublished or position.log.origin not in self._signers
+            if signed and self.why_at_rest(environment):
                 self._renewed_at.pop(environment, None)
             elif unpublished or renewed_at is None or now - renewed_at >= RENEW_SECONDS:
                 self.publish_checkpoint(environment)
@@ -558,11 +575,9 @@ class Sequencer:
             if dry_run:
                 return Rehearsal(identity, generation)
             return Receipt(identity, generation, index, repeated=True)
-        if self.retired(environment):
-            raise Retired(
-                f"{environment}: expected an environment that the newest root names, found one that"
-                " it dropped; its log takes no change"
-            )
+        why = self.why_at_rest(environment)
+        if why is not None:
+            raise AtRest(f"{why}; its log is served as it stands and takes no change")
         around = self._surroundings(transaction, position)
         waiting = transaction.pending_envelope(log, identity)
         envelope = _gathered(waiting, envelope, around.policy)
@@ -659,7 +674,8 @@ class Sequencer:
             at_ms=now_ms,
         )
         if old.note_size < old.frontier.size:
-            # Entries that no checkpoint covers yet are entries of the old log all the same.
+            # Entries that no checkpoint covers yet are entries of the old log all the same. (If its
+            # key is lost, too, no epoch can begin: it takes a crash between (2) and (3) as well.)
             self._note(transaction, old, position.policy, now_ms // 1000)
         transaction.put_blobs(old.environment, offer.blobs)
         log = transaction.add_log(old.environment, named.epoch, named.origin, generation)

@@ -523,7 +523,7 @@ async def test_an_environment_the_root_dropped_is_served_and_takes_no_change(ser
             kit.kill(), environment="staging", origin="test/staging/1", by=(kit.alice,)
         )
         refused = await served.submit(kill, "staging")
-        assert (refused.status, refused.body["code"]) == (403, "environment_retired")
+        assert (refused.status, refused.body["code"]) == (403, "environment_at_rest")
         assert await served.standing("staging") == before
         note = served.log("staging").note
     # Its key may be gone: nothing is signed for it any more.
@@ -534,6 +534,37 @@ async def test_an_environment_the_root_dropped_is_served_and_takes_no_change(ser
         assert served.log("staging").note == note
         assert (await served.follow(0, "staging"))["checkpoint"] == note
         assert served.log("production").note != note
+
+
+async def test_what_nobody_can_sign_any_more_keeps_the_others_from_nothing(
+    sequencer: Any,
+    installation: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("control_plane_store.sequencer.RENEW_SECONDS", 0.01)
+    monkeypatch.setattr("control_plane_store.sequencer.RETRY_SECONDS", 0.01)
+    writer = sequencer()
+    envelope = installation.envelope(
+        installation.kill(), environment="staging", by=(installation.alice,)
+    )
+    writer.submit("staging", envelope, parse_statement(envelope))
+    writer.work()  # and dies before the checkpoint
+    del installation.signers["staging"]
+    installation.held_keys.remove(installation.log_keys["staging"])
+    installation.new_root()
+    renewed = threading.Semaphore(0)
+    again = sequencer(published=lambda environment, log: renewed.release())
+    taken = again.append_trust("production", installation.roots, installation.targets)
+    again.work()
+    assert taken.result().index == 1
+    again.start()
+    for _ in range(5):
+        assert renewed.acquire(timeout=10)
+    log = again.position("staging").log
+    assert (log.note_size, log.frontier.size) == (1, 2)
+    again.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 async def test_no_checkpoint_of_a_dropped_environment_is_renewed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,9 +16,12 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from control_plane.errors import Refused
 from control_plane.log.checkpoint import LogSigner, open_checkpoint
+from control_plane.log.envelope import Envelope
+from control_plane.log.statements import Change, change_set
 from control_plane.publish.client import StoreClient
-from control_plane.publish.keyfiles import NEVER, Trust, create_trust, new_key
+from control_plane.publish.keyfiles import NEVER, Trust, create_trust, new_key, sign_envelope
 from control_plane.trust import authoring
 from control_plane_store.command import store as command
 from control_plane_store.database import Database
@@ -86,6 +90,18 @@ class Place:
         )  # fmt: skip
         data = authoring.signed(root, [trust.signers["root"]])
         (self.folder / "trust" / f"{self.roots}.root.json").write_bytes(data)
+
+    def kill(self, epoch: int = 1) -> Envelope:
+        """A signed set for ``production``."""
+        change = Change(
+            action="put", kind="kill", name="pilot", replaces=None, value={"variant": None}
+        )
+        now_ms = time.time_ns() // 1_000_000
+        statement, _ = change_set(
+            f"hello/production/{epoch}", [change],
+            created_at=now_ms, not_after=now_ms + 60_000, reason="", verb="kill",
+        )  # fmt: skip
+        return sign_envelope(statement.envelope(), self.trust.signers["author"])
 
     def arguments(self, *options: str | Path) -> list[str]:
         arguments = [
@@ -160,6 +176,32 @@ def test_a_lost_log_key_is_mended_by_an_epoch_with_another(place: Place) -> None
     place.sign_root("production", "staging", key=key.public, generation=GAP)
     with place.running(place.with_trust()) as client:
         assert client.position("production")["epoch"] == 2
+
+
+def test_a_store_without_a_logs_key_lets_it_rest_until_an_epoch_names_another(
+    place: Place,
+) -> None:
+    lost = place.log().note
+    (place.keys / "log-production.pem").unlink()
+    with place.running(place.arguments("--without-key", "production")) as client:
+        assert client.checkpoint("production", 1) == lost
+        with pytest.raises(Refused, match="which is said to be lost; its log is served"):
+            client.submit("production", place.kill())
+        # The operator's one command: a key that the store finds, and the root that names it.
+        key = new_key(place.keys / "log-production.2.pem", "log-production.2")
+        place.sign_root("production", "staging", key=key.public, generation=GAP)
+        root = (place.folder / "trust" / "2.root.json").read_bytes()
+        begun = client.post_trust("production", [root], place.trust.targets)
+        assert begun.generation == GAP + 1
+        assert client.submit("production", place.kill(epoch=2)).generation == GAP + 3
+        assert client.checkpoint("production", 2).startswith(b"hello/production/2\n3\n")
+    assert "production: expected the log's key, which is said to be lost" in place.said
+    assert place.log(epoch=1).note == lost
+
+
+def test_an_environment_that_is_not_here_cannot_be_without_its_key(place: Place) -> None:
+    said = place.refused(place.arguments("--without-key", "other"))
+    assert "expected one of the environments production, staging, found 'other'" in said
 
 
 def test_a_store_with_another_logs_key_does_not_start(place: Place) -> None:
