@@ -57,7 +57,8 @@ def check(snapshot: Snapshot, authorization: str | None, environment: str, actio
         )
     if action == "submit" and row.may != "submit":
         raise TokenForbidden(
-            f"{environment}: expected a token that may submit, found {row.name!r} that may follow"
+            f"{environment}: expected a token that may submit, found {row.name!r} that may follow;"
+            " make one with 'control-plane token new'"
         )
     return row
 
