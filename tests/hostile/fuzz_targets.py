@@ -70,6 +70,7 @@ from control_plane.trust.metadata import read_root, read_targets
 from control_plane.trust.state import restore
 from control_plane_daemon import source
 from control_plane_store.admission import read_change_set
+from control_plane_store.epochs import read_named
 
 ORIGIN = "hello/production/1"
 DIGEST = sha256_hex(b"")
@@ -172,6 +173,9 @@ def _log_targets() -> dict[str, Target]:
         "envelope": Target(Envelope.decode, [envelope.encode()], "json"),
         "submission": Target(lambda data: read_change_set(data, ORIGIN),
                              [envelope.encode()], "json"),
+        "trust offer": Target(
+            read_named,
+            [canonical({"format": 1, "root": [DIGEST, "0" * 64], "targets": DIGEST})], "json"),
         "leaf": Target(Leaf.decode, [leaf], "json"),
         "change file": Target(lambda data: SignedChange.decode(data, what="x"),
                               [canonical(change)], "json", (ControlPlaneError,)),
@@ -357,5 +361,6 @@ def _answers() -> dict[str, Target]:
     return {
         "follow": Target(lambda data: source._followed(data, "http://store", 1),
                          [msgpack.packb(follow)], "msgpack", (Unavailable,)),
-        "moved epoch": Target(source._moved_epoch, [moved], "json", ()),
+        "moved epoch": Target(lambda data: source._moved(data, "x", "http://store"),
+                              [moved], "json", ()),
     }  # fmt: skip
