@@ -56,6 +56,7 @@ from control_plane.errors import (
     StatementInvalid,
     TrustError,
 )
+from control_plane.log.epochs import begin_epoch, first_identity
 from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf, UnknownLeafVersion
 from control_plane.log.merkle import leaf_hash
@@ -73,9 +74,7 @@ from control_plane.log.steps import (
     BlobReader,
     Position,
     Rejected,
-    begin_epoch,
     check_batch,
-    first_identity,
     judge,
 )
 from control_plane.replica.apply import Materialiser, read_head

@@ -26,6 +26,7 @@ from control_plane.errors import Refused, SyntaxInvalid
 from control_plane.log.canonical import Json, parse, parse_canonical, sha256_hex
 from control_plane.log.checkpoint import LogSigner
 from control_plane.log.envelope import PAYLOAD_TYPE, Envelope
+from control_plane.log.epochs import begin_epoch
 from control_plane.log.fold import snapshot_line
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import Frontier, leaf_hash
@@ -36,7 +37,7 @@ from control_plane.log.statements import (
     TrustStatement,
     continuation,
 )
-from control_plane.log.steps import Accepted, Rejected, StateReader, begin_epoch, judge
+from control_plane.log.steps import Accepted, Rejected, StateReader, judge
 from control_plane.log.steps import Position as LogPosition
 from control_plane.names import DIGEST, MAX_REQUEST_BYTES
 from control_plane.trust.metadata import MAX_METADATA_BYTES

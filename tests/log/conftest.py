@@ -15,6 +15,7 @@ from control_plane.errors import EpochMoved, NotFound
 from control_plane.log.canonical import sha256_hex
 from control_plane.log.checkpoint import Checkpoint, LogSigner, cosigned_message
 from control_plane.log.envelope import PAYLOAD_TYPE, Envelope, Signature
+from control_plane.log.epochs import begin_epoch
 from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import EMPTY, consistency_proof, leaf_hash, subtree_reader
@@ -28,7 +29,7 @@ from control_plane.log.statements import (
     TrustStatement,
     change_set,
 )
-from control_plane.log.steps import Accepted, Position, Rejected, begin_epoch, judge
+from control_plane.log.steps import Accepted, Position, Rejected, judge
 from control_plane.trust import authoring
 from control_plane.trust.enrolment import Enrolment
 from control_plane.trust.state import LogIdentity, Policy

@@ -23,6 +23,7 @@ from control_plane.errors import (
 from control_plane.log.canonical import sha256_hex
 from control_plane.log.checkpoint import LogSigner
 from control_plane.log.envelope import PAYLOAD_TYPE, Envelope
+from control_plane.log.epochs import begin_epoch, first_identity
 from control_plane.log.leaf import Leaf
 from control_plane.log.statements import Key, SnapshotStatement
 from control_plane.log.steps import (
@@ -33,9 +34,7 @@ from control_plane.log.steps import (
     Position,
     Rejected,
     SnapshotMismatch,
-    begin_epoch,
     check_batch,
-    first_identity,
     judge,
 )
 

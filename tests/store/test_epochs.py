@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from control_plane.log.canonical import canonical, sha256_hex
 from control_plane.log.checkpoint import open_checkpoint
+from control_plane.log.epochs import begin_epoch, first_identity
 from control_plane.log.fold import snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf
 from control_plane.log.statements import EpochStatement, Key, parse_statement
@@ -20,9 +21,7 @@ from control_plane.log.steps import (
     Accepted,
     Batch,
     Position,
-    begin_epoch,
     check_batch,
-    first_identity,
     judge,
 )
 

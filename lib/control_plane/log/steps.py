@@ -17,16 +17,9 @@ An entry is rejected, alike on every node and in the store, unless
 
 Steps 8 and 9 look at blobs and belong to each node.
 
-A log goes on in a new epoch only where root says so. Heads, generations and the policy carry over,
-and the new log must begin with the two entries that say how:
-
-- index 0 is a trust entry with the roots after the one in force at the end of the old log, the last
-  of which names the new log and, as ``continues``, exactly the history held; the new log's key
-  signs it.
-- index 1 is an epoch statement that repeats ``continues`` and commits to the state carried over.
-
-Anything else there is no entry to reject but a batch to refuse: an epoch that was not begun has no
-entries. An epoch statement anywhere else is rejected.
+The first entry of an epoch, and the second of one that continues another, decide which log this is
+(see `control_plane.log.epochs`). What is not as it must be there is no entry to reject but a batch
+to refuse: an epoch that was not begun has no entries. An epoch statement anywhere else is rejected.
 """
 
 from __future__ import annotations
@@ -36,7 +29,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from control_plane.errors import (
-    EpochDiverged,
     Forked,
     InputInvalid,
     NotFound,
@@ -49,7 +41,6 @@ from control_plane.errors import (
 )
 from control_plane.log.canonical import Json, sha256_hex
 from control_plane.log.checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
-from control_plane.log.envelope import Envelope
 from control_plane.log.fold import Head, HeadReader, Rejection, fold
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import EMPTY, Frontier, leaf_hash, verify_consistency
@@ -67,7 +58,7 @@ from control_plane.log.statements import (
     decode_change_list,
     parse_statement,
 )
-from control_plane.trust.state import LogIdentity, Policy, adopt, newest_root, verify_by_log
+from control_plane.trust.state import Policy, adopt
 
 STALE_AFTER_SECONDS = 60
 FUTURE_TOLERANCE_SECONDS = 60
@@ -218,92 +209,6 @@ def check_batch(
     return CheckedBatch(moved, signed, leaves)
 
 
-def begin_epoch(
-    position: Position, policy: Policy, environment: str, leaf: Leaf, blobs: BlobReader
-) -> tuple[Position, LogIdentity]:
-    """Where a log goes on in the epoch that ``leaf``, its index 0, begins; and which log that is.
-
-    ``position`` and ``policy`` are those at the end of what is held of the old log. Nothing moves
-    by this: the new log's batch is then checked and judged from the position returned.
-
-    Raises:
-        BlobMissing: trust metadata is not at hand.
-        TrustError, InputInvalid: the entry has no authority to begin an epoch here.
-        EpochDiverged: it has, but for another history than the one held.
-    """
-    statement = _trust_statement(leaf.envelope)
-    roots = [_bytes_of(blobs, digest) for digest in statement.root]
-    root = newest_root(policy, roots)
-    log = _named(root.logs, environment, statement)
-    verify_by_log(log, leaf.envelope)
-    if log.epoch <= position.epoch or log.continues is None:
-        raise StatementInvalid(
-            f"{log.origin}: expected an epoch after {position.epoch}, found epoch {log.epoch}"
-        )
-    continues = continuation(dict(log.continues))
-    if continues.generation < position.generation:
-        # Also before a diverged epoch is offered to anybody: a generation never falls.
-        raise RolledBack(
-            f"{log.origin}: expected to go on above generation {position.generation}, found"
-            f" {continues.generation}; sign another epoch with --generation {position.generation}"
-        )
-    _check_continues(position, log, continues, root.version)
-    adopted = adopt(policy, roots, _bytes_of(blobs, statement.targets), at_ms=leaf.sequenced_at)
-    return Position(log.origin, continues_generation=continues.generation), adopted.log(environment)
-
-
-def first_identity(environment: str, leaf: Leaf, blobs: BlobReader) -> LogIdentity:
-    """The log that the first entry of an epoch names for itself.
-
-    Nobody vouches for it yet: it is believed once an anchor confirms what it leads to, an enrolled
-    checkpoint or what a later epoch continues.
-
-    Raises:
-        BlobMissing: trust metadata is not at hand.
-        TrustError, InputInvalid: the entry does not hold together.
-    """
-    statement = _trust_statement(leaf.envelope)
-    root = newest_root(None, [_bytes_of(blobs, digest) for digest in statement.root])
-    log = _named(root.logs, environment, statement)
-    verify_by_log(log, leaf.envelope)
-    return log
-
-
-def _trust_statement(envelope: Envelope) -> TrustStatement:
-    statement = parse_statement(envelope)
-    if not isinstance(statement, TrustStatement):
-        raise StatementInvalid("a log's first entry: expected a trust entry, found another")
-    return statement
-
-
-def _named(
-    logs: Mapping[str, LogIdentity], environment: str, statement: TrustStatement
-) -> LogIdentity:
-    log = logs.get(environment)
-    if log is None or log.origin != statement.origin:
-        raise StatementInvalid(
-            f"trust entry: expected a root that names {statement.origin}, found"
-            f" {'none for ' + environment if log is None else log.origin}"
-        )
-    return log
-
-
-def _check_continues(
-    position: Position, log: LogIdentity, continues: Continuation, root_version: int
-) -> None:
-    ours = (position.epoch, position.size, position.frontier.root().hex())
-    theirs = (continues.epoch, continues.size, continues.root)
-    if ours != theirs:
-        raise EpochDiverged(
-            f"{log.origin}: expected to continue epoch {ours[0]} at size {ours[1]} with root"
-            f" {ours[2]}, found epoch {theirs[0]} at size {theirs[1]} with root {theirs[2]}",
-            log.origin,
-            root_version,
-            continues.size,
-            continues.root,
-        )
-
-
 def staleness(cosigned_at: int | None, now_s: int) -> str:
     """Step 4: ``fresh``, ``stale`` (over 60 s old, or never cosigned) or ``clock`` (future)."""
     if cosigned_at is None or now_s - cosigned_at > STALE_AFTER_SECONDS:
@@ -425,7 +330,7 @@ def _change_set(entry: _Entry, statement: ChangeSet, policy: Policy) -> Accepted
     changes = statement.changes
     if statement.changes_blob is not None:
         changes = decode_change_list(
-            _bytes_of(entry.blobs, statement.changes_blob.digest), statement.changes_blob
+            bytes_of(entry.blobs, statement.changes_blob.digest), statement.changes_blob
         )
     # (6) signatures reach the threshold for every name
     paths = {change.path(entry.environment) for change in changes}
@@ -441,8 +346,8 @@ def _change_set(entry: _Entry, statement: ChangeSet, policy: Policy) -> Accepted
 
 
 def _adopt(entry: _Entry, policy: Policy | None, statement: TrustStatement) -> Policy:
-    roots = [_bytes_of(entry.blobs, digest) for digest in statement.root]
-    targets = _bytes_of(entry.blobs, statement.targets)
+    roots = [bytes_of(entry.blobs, digest) for digest in statement.root]
+    targets = bytes_of(entry.blobs, statement.targets)
     adopted = adopt(policy, roots, targets, at_ms=entry.leaf.sequenced_at)
     if adopted.log(entry.environment).origin != entry.origin:
         raise StatementInvalid(
@@ -473,7 +378,12 @@ def _check_state(entry: _Entry, statement: SnapshotStatement, policy: Policy) ->
         raise SnapshotMismatch(f"{entry.origin}: expected the snapshot {ours}, found {theirs}")
 
 
-def _bytes_of(blobs: BlobReader, digest: str) -> bytes:
+def bytes_of(blobs: BlobReader, digest: str) -> bytes:
+    """The bytes that have this digest.
+
+    Raises:
+        BlobMissing: they are not at hand, or others are.
+    """
     data = blobs(digest)
     if data is None or sha256_hex(data) != digest:
         raise BlobMissing(digest)

@@ -194,7 +194,7 @@ class StoreClient:
             EpochDiverged: a root lets the log go on from where it does not end.
             Refused, TrustError, InputInvalid: for every other reason the store gives.
         """
-        body = {
+        body: dict[str, Json] = {
             "format": 1,
             "root": [self.put_blob(environment, root) for root in roots],
             "targets": self.put_blob(environment, targets),

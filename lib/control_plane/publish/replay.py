@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from control_plane.errors import EpochMoved, Forked, NotFound, StoreUnreachable
 from control_plane.log.checkpoint import SignedCheckpoint, open_checkpoint
+from control_plane.log.epochs import begin_epoch, first_identity
 from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import Frontier, leaf_hash
@@ -34,9 +35,7 @@ from control_plane.log.steps import (
     CheckedBatch,
     Position,
     Rejected,
-    begin_epoch,
     check_batch,
-    first_identity,
     judge,
 )
 from control_plane.trust.enrolment import Enrolment
