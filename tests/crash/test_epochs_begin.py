@@ -213,6 +213,46 @@ def test_a_store_killed_while_an_epoch_begins_leaves_nothing_by_halves(
         assert beginning.run((effect, 1), when), effect
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_store_killed_while_an_epoch_begins_at_its_start_begins_it_once(
+    world: Any, beginning: Beginning, when: str
+) -> None:
+    base = world.copy(beginning.base)
+    base.start_store()
+    author = world.author(base)
+    author.publish(lambda change: change.put(flag("a")))
+    waiting = author.publish(lambda change: change.put(flag("c")), "alice")
+    base.stop_store()
+    (old, _, before), *_ = logs_of(base)
+    end = Checkpoint(old.origin, old.frontier.size, old.frontier.root())
+    (base.place / "trust" / "2.root.json").write_bytes(next_root(base, end))
+
+    def start(effect: tuple[str, int] | None) -> Any:
+        installation = world.copy(base)
+        installation.options = ("--trust", installation.place / "trust")
+        store = installation.start_store(at=effect, when=when)
+        if store.code is None:
+            return installation
+        check_whole(installation)
+        assert installation.start_store().code is None
+        return installation
+
+    undisturbed = start(None)
+    assert undisturbed.store.end() == 0
+    effects = undisturbed.store.effects()
+    assert any("heads+logs+required" in effect for effect in effects)
+    assert "commit pending" in effects
+    for effect in dict.fromkeys(each for each in effects if not each.startswith("close")):
+        installation = start((effect, 1))
+        installation.stop_store()
+        (ended, _, kept), (new, leaves, heads) = logs_of(installation)
+        assert (ended.frontier, kept, heads) == (old.frontier, before, before), effect
+        assert (new.epoch, len(leaves), new.note_size) == (2, 2, 2), effect
+        lines = (installation.place / "audit.jsonl").read_text().splitlines()
+        assert waiting.identity in {json.loads(line).get("statement") for line in lines}, effect
+        shutil.rmtree(installation.place)
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_store_killed_anywhere_while_an_epoch_begins_leaves_nothing_by_halves(
