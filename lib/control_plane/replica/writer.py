@@ -374,9 +374,10 @@ class ReplicaWriter:
         def publish(txn_id: int) -> None:
             folder.header[SAFE_TXNID] = txn_id
 
-        def outgrown(last_page: int) -> bool:
-            grown = folder.environment.info()["last_pgno"] > last_page
-            return grown and folder.spare_bytes() > self._pin_budget_bytes
+        def outgrown(last_page: int, recent_page: int) -> bool:
+            last = folder.environment.info()["last_pgno"]
+            coming_bytes = (last - recent_page) * folder.page_bytes
+            return last > last_page and folder.spare_bytes() + coming_bytes > self._pin_budget_bytes
 
         return Pins(folder.environment, publish, outgrown, self._grace_seconds, self._monotonic)
 
