@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from control_plane.errors import (
     EpochDiverged,
+    InputInvalid,
     RolledBack,
     SignatureInvalid,
     StatementInvalid,
@@ -378,6 +380,42 @@ def test_a_first_entry_that_does_not_hold_together_names_no_log(
 ) -> None:
     with pytest.raises(error):
         first_identity(ENVIRONMENT, make(log), log.blobs.get)
+
+
+# What a store could send instead
+
+digests = st.sampled_from(["00" * 32, "root", "targets", "x"])
+hostile = st.recursive(
+    st.none() | st.integers(-1, 2**60) | digests | st.sampled_from(["acme/production/2", "é", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["origin", "root", "targets", "x"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150)
+@given(st.dictionaries(st.sampled_from(["origin", "root", "targets"]), hostile), st.binary())
+def test_whatever_begins_an_epoch_ends_in_one_family_of_errors(
+    new_log: Any, fields: dict[str, Any], blob: bytes
+) -> None:
+    log = new_log()
+    log.start()
+    known = {sha256_hex(data): data for data in (*log.roots, log.targets, blob)}
+    shown = {"root": sha256_hex(log.roots[0]), "targets": sha256_hex(log.targets),
+             "x": sha256_hex(blob)}  # fmt: skip
+    fields = {"origin": "acme/production/2", "root": ["x"], "targets": "targets", **fields}
+    text = json.dumps(fields)
+    for name, digest in shown.items():
+        text = text.replace(f': "{name}"', f': "{digest}"').replace(f'["{name}"', f'["{digest}"')
+    envelope = signer(log).sign_envelope(Envelope(PAYLOAD_TYPE["trust"], text.encode()))
+    for take in (
+        lambda: begin_epoch(log.position, log.policy, ENVIRONMENT, Leaf(0, envelope), known.get),
+        lambda: first_identity(ENVIRONMENT, Leaf(0, envelope), known.get),
+    ):
+        with pytest.raises((InputInvalid, TrustError, BlobMissing)):
+            take()
 
 
 # Early and late agree
