@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -144,7 +145,7 @@ def open_checkpoint(
     """
     parsed = Note.parse(note)
     checkpoint = Checkpoint.parse_text(parsed.text)
-    keys = [VerifierKey.parse(vkey) for vkey in vkeys]
+    keys = [_verifier_key(vkey) for vkey in vkeys]
     for key in keys:
         if key.name != checkpoint.origin:
             raise SignatureInvalid(
@@ -206,9 +207,20 @@ def _verify_plain(note: Note, keys: list[VerifierKey], origin: str) -> None:
         _verify(key, line.value, note.text.encode())
 
 
+@lru_cache(maxsize=64)
+def _verifier_key(vkey: str) -> VerifierKey:
+    """A node reads the same few keys with each of its log's checkpoints."""
+    return VerifierKey.parse(vkey)
+
+
+@lru_cache(maxsize=64)
+def _public_key(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
 def _verify(key: VerifierKey, signature: bytes, message: bytes) -> None:
     try:
-        Ed25519PublicKey.from_public_bytes(key.public).verify(signature, message)
+        _public_key(key.public).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise SignatureInvalid(
             f"checkpoint {key.name}: expected a signature by key {key.key_id.hex()}, found one that"
