@@ -180,7 +180,7 @@ def test_a_source_that_shows_the_old_epoch_only_is_behind_the_enrolment(log: Any
     log.begin()
     enrolment = log.enrolment()
     log.epochs.pop()
-    with pytest.raises(StoreUnreachable, match="expected a later epoch up to 2, found none"):
+    with pytest.raises(Forked, match="production/2: expected at least 2 entries as enrolled"):
         replayed(log, enrolment)
 
 

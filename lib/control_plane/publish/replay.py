@@ -207,18 +207,29 @@ class _Replay:
         except EpochMoved as moved:
             return self._next_epoch(moved.epoch)
         if position.size and not answer["entries"] and position.epoch < self._named.epoch:
-            # It does not tell, but we know.
-            return self._next_epoch(self._named.epoch)
+            # It does not tell, but we know. Where there is none, the log is less than enrolled.
+            return self._found_epoch(self._named.epoch) or answer
         return answer
 
     def _next_epoch(self, newest: int) -> dict[str, Any]:
-        """Begin the first epoch there is after ours; returns its first answer."""
-        history, ours = self.history, self.history.position.epoch
-        if history.policy is None or newest <= ours:
+        """Begin the first epoch there is after ours, since there is one; its first answer."""
+        position = self.history.position
+        if not position.size or newest <= position.epoch:
             raise StoreUnreachable(
-                f"{history.position.origin}: expected entries, found none; told that the log goes"
-                f" on in epoch {newest}"
+                f"{position.origin}: expected entries, found none; told that the log goes on in"
+                f" epoch {newest}"
             )
+        answer = self._found_epoch(newest)
+        if answer is None:
+            raise StoreUnreachable(
+                f"{position.origin}: expected a later epoch up to {newest}, found none"
+            )
+        return answer
+
+    def _found_epoch(self, newest: int) -> dict[str, Any] | None:
+        """Begin the first epoch there is after ours, up to ``newest``; None when there is none."""
+        history, ours = self.history, self.history.position.epoch
+        assert history.policy is not None
         for epoch in range(ours + 1, min(newest, ours + MAX_SKIPPED_EPOCHS) + 1):
             try:
                 answer = self._follow(epoch, 0)
@@ -226,9 +237,7 @@ class _Replay:
                 continue
             self._begin(answer, epoch, history.policy)
             return answer
-        raise StoreUnreachable(
-            f"{history.position.origin}: expected a later epoch up to {newest}, found none"
-        )
+        return None
 
     def _follow(self, epoch: int, size: int) -> dict[str, Any]:
         answer = self._store.follow(self._environment, epoch=epoch, size=size)
