@@ -50,7 +50,6 @@ from control_plane.errors import (
     EpochDiverged,
     Forked,
     InputInvalid,
-    ReplicaInvalid,
     ReplicaUnwritable,
     RolledBack,
     StatementInvalid,
@@ -157,6 +156,7 @@ class Follower:
 
     def _load(self) -> None:
         """Read everything this object knows from the replica; also after a failed write."""
+        self._evidence: bytes | None = None
         # Where an epoch that was verified begins, until the entries that begin it are taken.
         self._begun: Position | None = None
         start = Position(self._enrolled.first_origin)
@@ -170,6 +170,7 @@ class Follower:
     def _read(self, commits: Commits) -> None:
         self.policy = read_policy(commits.transaction().log)
         commits.position = read_position(commits.transaction().log, commits.position.origin)
+        self._evidence = commits.transaction().log.get(EVIDENCE)
         self._offer = read_offer(commits.transaction().log)
         self._conditions.diverged = self._offer is not None
         # Blobs and parts of an entry that a crash, or a failed write, left behind.
@@ -207,17 +208,15 @@ class Follower:
 
     @property
     def evidence(self) -> bytes | None:
-        """What is kept of a batch that contradicted the log; None where that cannot be read."""
-        try:
-            return self._commits.transaction().log.get(EVIDENCE)
-        except (*_WRITE_ERRORS, ReplicaInvalid):
-            return None
+        """What is kept of a batch that contradicted the log; any thread may ask."""
+        return self._evidence
 
     def inherit(self, evidence: bytes | None) -> None:
         """Keep the evidence of the replica that this one is rebuilt beside."""
         if evidence is not None:
             self._commits.writing().log.put(EVIDENCE, evidence)
             self._commit()
+            self._evidence = evidence
 
     @property
     def pause_seconds(self) -> float:
@@ -335,6 +334,7 @@ class Follower:
         # These two come only after the signature was found good.
         signed = signed and isinstance(error, (Forked, RolledBack))
         if keep_evidence(log, evidence, signed=signed):
+            self._evidence = log.get(EVIDENCE)
             self._commit()
         self._commits.abort()
 
