@@ -345,7 +345,7 @@ async def test_a_batch_its_checkpoint_does_not_cover_is_refused(
         before, ours = node.left(), node.loop.follower.position.checkpoint
         liar.follow = when_two(lie)
         generation = store.publish(flag(default="on"), flag(f"other{next(store.numbers)}"))
-        await node.until(lambda: node.has(REJECTED))
+        await node.until(lambda: node.has(REJECTED) and node.evidence())
         assert node.left() == before
         assert node.default() == "off"
         evidence = node.evidence()
@@ -404,7 +404,7 @@ async def test_an_older_checkpoint_is_refused_with_both_kept(
         ours, before = node.loop.follower.position.checkpoint, node.left()
         liar.follow = lambda answer: {**answer, "entries": [], "checkpoint": old, "more": False}
         generation = store.publish(flag(f"other{next(store.numbers)}"))
-        await node.until(lambda: node.has(REJECTED))
+        await node.until(lambda: node.has(REJECTED) and node.evidence())
         evidence = node.evidence()
         assert evidence is not None
         assert (evidence["ours"], evidence["theirs"]) == (ours, old)
@@ -503,7 +503,7 @@ async def test_a_store_restored_from_an_old_backup_is_refused_until_the_newest_i
         old.start()
         try:
             liar.store = old
-            await node.until(lambda: node.has(REJECTED))
+            await node.until(lambda: node.has(REJECTED) and node.evidence())
             evidence = node.evidence()
             assert evidence is not None
             assert evidence["ours"] == ours
