@@ -182,6 +182,12 @@ def test_true_is_not_one() -> None:
     assert same({"a": 1, "b": 2}, {"b": 2.0, "a": 1})
 
 
+def test_a_file_of_one_line_may_become_a_longer_one() -> None:
+    wanted = {"kind": "flag", "m": {"a": 1}}
+    assert edited("kind: flag", wanted) == "kind: flag\nm:\n  a: 1"
+    assert edited("{kind: flag}", wanted) == "{kind: flag, m: {a: 1}}"
+
+
 @pytest.mark.parametrize(
     "text",
     [

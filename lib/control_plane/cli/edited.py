@@ -44,7 +44,7 @@ def edited(text: str, wanted: Mapping[str, Any]) -> str | None:
     """
     old = load_yaml(text.encode(), what="text")
     # A file that mixes line breaks is left to the caller: its own could not be given back.
-    breaks = "\r\n" if text.count("\r\n") == text.count("\n") else "\n"
+    breaks = "\r\n" if 0 < text.count("\r\n") == text.count("\n") else "\n"
     # A comment below a block text may be taken for a part of it; then it is written in quotes.
     for blocks in (True, False):
         try:

@@ -158,7 +158,7 @@ def _text(path: Path, document: dict[str, Any], in_place: bool) -> str:
 
     # Not read_text: it would turn the author's line breaks into ours.
     text = path.read_bytes().decode("utf-8")
-    breaks = "\r\n" if text.count("\r\n") == text.count("\n") else "\n"
+    breaks = "\r\n" if 0 < text.count("\r\n") == text.count("\n") else "\n"
     text = text.replace(breaks, "\n")
     is_json = path.suffix == ".json"
     try:
