@@ -360,6 +360,24 @@ def installation(_template: Installation) -> Installation:
     return _template.own()
 
 
+@pytest.fixture(scope="session")
+def template(_template: Installation) -> Installation:
+    """The installation that ``new_store`` is of; take ``own()`` of it before signing."""
+    return _template
+
+
+@pytest.fixture(scope="session")
+def new_store(_new_store: Path) -> Path:
+    """A closed new store's file, to be copied."""
+    return _new_store
+
+
+@pytest.fixture(scope="session")
+def writer_of() -> Callable[[Database, Installation], Sequencer]:
+    """Open the writer of any database, not started."""
+    return lambda database, kit: new_sequencer(database, kit, Clock())
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
