@@ -65,8 +65,9 @@ class Standing:
 class Levelling:
     """The logs of one store, the trust folder and the enrolment file of one installation.
 
-    ``restored`` names an environment whose log may hold less than the enrolment knows. ``shown``
-    gives the progress of replaying an environment.
+    ``restored`` names an environment whose log may hold less than the enrolment knows, since its
+    store was restored from a backup; logs beside it that hold less are left alone then, until they
+    are named in their turn. ``shown`` gives the progress of replaying an environment.
     """
 
     client: StoreClient
@@ -75,8 +76,8 @@ class Levelling:
     restored: str | None = None
     shown: Shown = lambda environment: nullcontext(lambda done, total: None)
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    diverged: dict[str, EpochDiverged] = field(default_factory=dict)
-    """Other environments whose logs do not take the newest root, found by `level` and `add`."""
+    diverged: dict[str, TrustError] = field(default_factory=dict)
+    """Environments, beside the one restored, that need a new epoch of their own, and why."""
 
     def enrolment(self) -> Enrolment:
         """What the enrolment file says now.
@@ -123,7 +124,7 @@ class Levelling:
                 ``but`` is given, then it is noted in ``diverged``.
         """
         write_trust(self.folder, standing.roots, standing.policy.targets_bytes)
-        behind = [name for name in standing.behind() if name != but]
+        behind = [name for name in standing.behind() if name != but and name not in self.diverged]
         for environment in behind:
             self._hand_in(environment, standing, tolerant=but is not None)
         return self.look() if behind else standing
@@ -143,7 +144,9 @@ class Levelling:
         policy = adopt(standing.policy, added, targets, at_ms=self.now_ms())
         roots = {**standing.roots, **{read_root(data).version: data for data in added}}
         meant = Standing(policy, roots, standing.histories)
-        order = sorted(standing.histories, key=lambda name: (name != first, name))
+        order = sorted(
+            set(standing.histories) - set(self.diverged), key=lambda name: (name != first, name)
+        )
         submission = None
         for place, environment in enumerate(order):
             taken = self._hand_in(environment, meant, tolerant=place > 0 and first is not None)
@@ -184,19 +187,23 @@ class Levelling:
 
     def _replayed(self, environment: str, folder: TrustFolder) -> History:
         enrolment = self.enrolment()
-        if environment == self.restored or environment in self.diverged:
-            enrolment = self._own_enrolment(environment, folder)
-        elif not any(log == environment for log in enrolment.policy().environments):
-            # Named by a newer root than the enrolment's: nobody knows more than the folder.
-            enrolment = self._own_enrolment(environment, folder)
+        named = environment in enrolment.policy().environments
+        if environment == self.restored or environment in self.diverged or not named:
+            # The enrolment knows too much of this log, or nothing: the folder has to do.
+            return self._replay(environment, self._own_enrolment(environment, folder))
         try:
-            with self.shown(environment) as moved:
-                return replay(self.client, environment, enrolment, progress=moved)
+            return self._replay(environment, enrolment)
         except Forked as error:
-            raise Forked(
-                f"{error}; if the store was restored from an older backup, run 'control-plane log"
-                f" new-epoch -e {environment} --restored'"
-            ) from error
+            cure = f"run 'control-plane log new-epoch -e {environment} --restored'"
+            told = Forked(f"{error}; if the store was restored from an older backup, {cure}")
+            if self.restored is None:
+                raise told from error
+            self.diverged[environment] = told
+            return self._replay(environment, self._own_enrolment(environment, folder))
+
+    def _replay(self, environment: str, enrolment: Enrolment) -> History:
+        with self.shown(environment) as moved:
+            return replay(self.client, environment, enrolment, progress=moved)
 
     def _own_enrolment(self, environment: str, folder: TrustFolder) -> Enrolment:
         """What the log itself begins with, once its root is known to be one of this folder's."""
