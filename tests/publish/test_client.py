@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 
 from control_plane.errors import (
@@ -190,3 +191,39 @@ def test_an_epoch_that_moved_on_is_told_with_its_number(
         client.follow("production", epoch=1, size=9)
     assert moved.value.epoch == epoch
     assert str(moved.value) == "the log goes on"
+
+
+FOLLOWED: dict[str, object] = {
+    "format": 1, "epoch": 1, "checkpoint": b"note", "first": 0, "entries": [b"leaf"],
+    "blobs": {"ab": b"blob"}, "more": True, "proof": [b"hash"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"format": 2}, {"format": None}, {"checkpoint": "note"}, {"checkpoint": None},
+        {"first": "0"}, {"first": None}, {"first": True}, {"entries": None}, {"entries": ["leaf"]},
+        {"entries": {}}, {"blobs": None}, {"blobs": []}, {"blobs": {"ab": "blob"}},
+        {"blobs": {1: b"blob"}}, {"proof": ["hash"]}, {"proof": None}, {"proof": b"hash"},
+    ],
+)  # fmt: skip
+def test_a_follow_answer_of_another_shape_is_no_stores(
+    answering: Start, other: dict[str, object]
+) -> None:
+    server = answering((200, msgpack.packb({**FOLLOWED, **other})), (200, msgpack.packb(FOLLOWED)))
+    with StoreClient(server.url) as client:
+        with pytest.raises(StoreUnreachable, match="expected a follow answer of format 1"):
+            client.follow("production", epoch=1, size=0)
+        assert client.follow("production", epoch=1, size=0) == FOLLOWED
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "first", "entries", "blobs", "proof"])
+def test_a_follow_answer_without_a_field_is_no_stores(answering: Start, name: str) -> None:
+    lacking = {each: value for each, value in FOLLOWED.items() if each != name}
+    server = answering((200, msgpack.packb(lacking)))
+    with (
+        StoreClient(server.url) as client,
+        pytest.raises(StoreUnreachable, match="expected a follow answer of format 1"),
+    ):
+        client.follow("production", epoch=1, size=0)

@@ -249,9 +249,9 @@ class StoreClient:
             value = msgpack.unpackb(answer.body, strict_map_key=False)
         except (ValueError, msgpack.UnpackException) as error:
             raise self._not_a_store("a msgpack mapping") from error
-        if not isinstance(value, dict) or value.get("format") != 1:
+        if not _is_followed(value):
             raise self._not_a_store("a follow answer of format 1")
-        return value
+        return dict(value)
 
     def checkpoint(self, environment: str, epoch: int | None = None) -> bytes:
         """The newest signed checkpoint, unverified."""
@@ -425,6 +425,27 @@ def _leaf(code: str, status: int) -> type[ControlPlaneError]:
     if status in (404, 410):
         return NotFound
     return StoreUnreachable if status >= 500 else Refused
+
+
+def _is_followed(value: object) -> bool:
+    """Whether an unpacked answer has the fields that readers take from it; a part has a proof."""
+    if not isinstance(value, dict) or value.get("format") != 1:
+        return False
+    blobs, proof = value.get("blobs"), value.get("proof", [])
+    return (
+        type(value.get("first")) is int
+        and isinstance(value.get("checkpoint"), bytes)
+        and _all(value.get("entries"), bytes)
+        and isinstance(blobs, dict)
+        and _all(list(blobs), str)
+        and _all(list(blobs.values()), bytes)
+        and _all(proof, bytes)
+        and (not value.get("more") or "proof" in value)
+    )
+
+
+def _all(values: object, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _printed(head: Mapping[str, Any]) -> str:
