@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.cli.edited import edited, same
+from control_plane.cli.edited import edited
+from control_plane.cli.matching import same
 from control_plane.cli.written import dump, reads_otherwise
 from control_plane.manifests.loader import load_yaml
 

@@ -26,9 +26,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from control_plane.cli.written import FIELD_ORDER, emit
+from control_plane.cli.matching import paired, placed, same
+from control_plane.cli.written import emit, inline, quoted
 from control_plane.errors import InputInvalid
-from control_plane.log.canonical import canonical
 from control_plane.manifests.loader import load_yaml
 
 WIDTH: Final = 100
@@ -55,15 +55,6 @@ def edited(text: str, wanted: Mapping[str, Any]) -> str | None:
         except (_NotCut, InputInvalid):
             continue
     return None
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two values are one in JSON: ``true`` is not 1, and the order of keys says nothing."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(same, left, right))
-    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
 
 
 class _NotCut(Exception):
@@ -214,12 +205,12 @@ class _Author:
             chunks[name] = ("", self._new_entry(_key(name) + ":", value, column))
         if not envelope:
             return list(chunks.values())
-        return [chunks[name] for name in _placed(list(chunks), added)]
+        return [chunks[name] for name in placed(list(chunks), added)]
 
     def _sequence(
         self, entries: list[_Entry], column: int, old: Any, new: Any
     ) -> list[tuple[str, str]]:
-        pairs = _paired(old, new)
+        pairs = paired(old, new)
         kept = set(pairs)
         carried = ""
         for at, entry in enumerate(entries):
@@ -336,22 +327,22 @@ class _Author:
         """A collection of scalars in one line, if the author writes some so and it fits."""
         if not self._flows or any(map(_is_full, _items(value))):
             return ""
-        made = _inline(value)
+        made = inline(value)
         return made if indent + len(made) <= WIDTH else ""
 
     def _scalar(self, value: Any, node: Any, column: int) -> str:
         """A scalar or an empty collection; ``node`` is the one it takes the place of."""
         if not isinstance(value, str):
-            return _inline(value)
+            return inline(value)
         if node is not None and _is_scalar(node) and node.style in ("'", '"') and "\n" not in value:
-            return _quoted(value, node.style)
+            return quoted(value, node.style)
         last = value.removesuffix("\n").rpartition("\n")[2]
         if self._blocks and "\n" in value and last.strip():
             made = emit({"k": value}, default_style="|", width=2**31).removeprefix('"k": ')
             header, *lines = made.removesuffix("\n").split("\n")
             if header in ("|", "|-"):
                 return "\n".join([header, *(" " * column + line if line else "" for line in lines)])
-        return _inline(value, in_flow=False)
+        return inline(value, in_flow=False)
 
     # --- flow collections
 
@@ -362,7 +353,7 @@ class _Author:
         if same(old, new):
             return text
         if text[0] not in "{[" or not isinstance(new, type(old)):
-            return _inline(new)
+            return inline(new)
         spans = [
             (pair[0].start_mark.index - start, pair[1].end_mark.index - start)
             if isinstance(pair, tuple)
@@ -375,17 +366,17 @@ class _Author:
             made = [self._flow_pair(node.value[i], old, new) for i in places if i is not None]
             added = [name for name in new if name not in old]
             places += [None] * len(added)
-            made += [f"{_key(name)}: {_inline(new[name])}" for name in added]
+            made += [f"{_key(name)}: {inline(new[name])}" for name in added]
         else:
-            places = _paired(old, new)
+            places = paired(old, new)
             made = [
-                _inline(value) if place is None else self._flow_item(node, place, old, value)
+                inline(value) if place is None else self._flow_item(node, place, old, value)
                 for place, value in zip(places, new, strict=True)
             ]
         if not new or all(place is None for place in places):
             if "#" in text and "\n" in text:
                 raise _NotCut
-            return _inline(new)
+            return inline(new)
         return _woven(text, spans, places, made)
 
     def _flow_pair(self, pair: Any, old: Any, new: Any) -> str:
@@ -402,8 +393,8 @@ class _Author:
         if not _is_scalar(node):
             return self.flow(node, old, new)
         if isinstance(new, str) and node.style in ("'", '"'):
-            return _quoted(new, node.style)
-        return _inline(new)
+            return quoted(new, node.style)
+        return inline(new)
 
 
 # --- pieces of text
@@ -466,29 +457,10 @@ def _behind(said: str) -> str:
 
 
 def _key(name: str) -> str:
-    made = _inline(name)
+    made = inline(name)
     if len(made) > 1000:
         raise _NotCut  # no simple key to YAML
     return made
-
-
-def _inline(value: Any, *, in_flow: bool = True) -> str:
-    """A value in one line, as it may stand in a flow collection, or else only behind a colon."""
-    if isinstance(value, str):
-        shown = emit([value] if in_flow else {"k": value}, default_flow_style=in_flow, width=2**31)
-        made = shown[1:-2] if in_flow else shown[3:-1]
-        return made if made[0] not in "'\"" and "\n" not in made else _quoted(value, '"')
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(k)}: {_inline(item)}" for k, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return emit([value], default_flow_style=True, width=2**31)[1:-2]
-
-
-def _quoted(value: str, style: str) -> str:
-    if style == "'" and value.isprintable():
-        return "'" + value.replace("'", "''") + "'"
-    return emit([value], default_flow_style=True, default_style='"', width=2**31)[1:-2]
 
 
 def _is_scalar(node: Any) -> bool:
@@ -523,59 +495,3 @@ def _dashes(node: Any) -> Iterable[int]:
     for key, value in node.value:
         if not _is_scalar(value) and not value.flow_style and not isinstance(value.value[0], tuple):
             yield _STEP if value.start_mark.column > key.start_mark.column else 0
-
-
-# --- order
-
-
-def _placed(names: list[str], added: Mapping[str, Any]) -> list[str]:
-    """The names of an envelope, those added behind the one that customarily comes before them."""
-    order = [name for name in names if name not in added]
-    for name in (name for name in FIELD_ORDER if name in added):
-        before = FIELD_ORDER[: FIELD_ORDER.index(name)]
-        at = max((order.index(other) + 1 for other in before if other in order), default=0)
-        order.insert(at, name)
-    return order + [name for name in added if name not in order]
-
-
-def _paired(old: Sequence[Any], new: Sequence[Any]) -> list[int | None]:
-    """For each new item the old one that it is: equal, of the same name, or at the same place."""
-    pairs: list[int | None] = [None] * len(new)
-    left = dict.fromkeys(range(len(old)))
-
-    def pair(at: int, place: int) -> None:
-        pairs[at] = place
-        del left[place]
-
-    # What is alike at both ends first: of equal items in between the one that stays is the same.
-    shorter = min(len(old), len(new))
-    ends = 0
-    while ends < shorter and same(old[ends], new[ends]):
-        pair(ends, ends)
-        ends += 1
-    back = 1
-    while back <= shorter - ends and same(old[-back], new[-back]):
-        pair(len(new) - back, len(old) - back)
-        back += 1
-    for like in (_written, _name):
-        places: dict[str, list[int]] = {}
-        for place in left:
-            if (what := like(old[place])) is not None:
-                places.setdefault(what, []).append(place)
-        for at, value in enumerate(new):
-            what = like(value)
-            if pairs[at] is None and what is not None and places.get(what):
-                pair(at, places[what].pop(0))
-    for at, value in enumerate(new):
-        if pairs[at] is None and at in left and (_name(value) is None or _name(old[at]) is None):
-            pair(at, at)
-    return pairs
-
-
-def _written(item: Any) -> str:
-    return canonical(item).decode()
-
-
-def _name(item: Any) -> str | None:
-    name = item.get("name") if isinstance(item, dict) else None
-    return name if isinstance(name, str) else None

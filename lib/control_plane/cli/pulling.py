@@ -72,7 +72,8 @@ def _texts(
     root: Path, files: Mapping[str, DocumentFile], documents: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[Path, str], list[Path]]:
     """New text of every file whose document is not the environment's; those written anew."""
-    from control_plane.cli.edited import edited, same
+    from control_plane.cli.edited import edited
+    from control_plane.cli.matching import same
     from control_plane.cli.written import dump, leading_comments
 
     texts = {}

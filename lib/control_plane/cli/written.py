@@ -84,6 +84,25 @@ def _like(value: Any, like: Any) -> Any:
     return value
 
 
+def inline(value: Any, *, in_flow: bool = True) -> str:
+    """A value in one line, as it may stand in a flow collection, or else only behind a colon."""
+    if isinstance(value, str):
+        shown = emit([value] if in_flow else {"k": value}, default_flow_style=in_flow, width=2**31)
+        made = shown[1:-2] if in_flow else shown[3:-1]
+        return made if made[0] not in "'\"" and "\n" not in made else quoted(value, '"')
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{inline(k)}: {inline(item)}" for k, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline, value)) + "]"
+    return emit([value], default_flow_style=True, width=2**31)[1:-2]
+
+
+def quoted(value: str, style: str) -> str:
+    if style == "'" and value.isprintable():
+        return "'" + value.replace("'", "''") + "'"
+    return emit([value], default_flow_style=True, default_style='"', width=2**31)[1:-2]
+
+
 @cache
 def _dumper() -> type[Any]:
     # Made on first use: PyYAML is an extra, and importing it costs what most verbs need not pay.
