@@ -455,7 +455,10 @@ def begin_killed(tools: Tools, at: tuple[str, int] | None, when: str) -> list[st
     before = sizes(installation)["production"][0]
     name_staging(installation)
     store = installation.start_store(at=at, when=when)
-    assert store.end() == (0 if at is None else -signal.SIGKILL), store.complained()
+    code = store.end()
+    reached = at is not None and store.effects().count(at[0]) >= at[1]
+    # How often notes are renewed is not always the same.
+    assert code == (-signal.SIGKILL if reached else 0), store.complained()
     left = sizes(installation)
     # Both logs have the new root, or neither; the new one never without its first entry.
     assert left["production"][0] == before + len(left) - 1
@@ -468,12 +471,12 @@ def begin_killed(tools: Tools, at: tuple[str, int] | None, when: str) -> list[st
 
 
 def test_a_store_killed_while_it_begins_a_log_has_it_whole_or_not_at_all(
-    tools: Tools, one_a_row: Any
+    tools: Tools, numbered: Any
 ) -> None:
     trace = begin_killed(tools, None, "before")
     assert rows_without(BEGIN_LOGS, trace) == ([], [])
     for when in ("before", "after"):
-        for effect in one_a_row(BEGIN_LOGS, trace, when):
+        for effect in numbered(trace):
             if effect[0].startswith("commit"):
                 begin_killed(tools, effect, when)
 
