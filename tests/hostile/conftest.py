@@ -18,7 +18,8 @@ HERE = Path(__file__).parent
 NAMES = (
     "yaml", "place", "json", "strict", "canonical", "statement change-set", "statement trust",
     "statement snapshot", "statement epoch", "envelope", "submission", "trust offer", "leaf",
-    "change file", "change list", "note", "checkpoint", "checkpoint text", "vkey", "tile path",
+    "change file", "change list", "note", "checkpoint", "witnessed checkpoint",
+    "checkpoint text", "vkey", "tile path",
     "entry bundle", "frontier", "head", "root", "targets", "policy root", "policy targets",
     "trust.json", "private key", "public key", "document flag", "document segment",
     "document config", "document agent", "document tool", "compiled", "resolved", "shard", "record",
