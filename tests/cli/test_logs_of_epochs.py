@@ -26,15 +26,16 @@ def first_enrolment(project: Any, tmp_path_factory: pytest.TempPathFactory) -> P
     return kept
 
 
-def follow(project: Any, generation: int) -> None:
-    """Bring the project's replica to a generation, and leave it there."""
+def follow(project: Any, generation: int, replica: Path | None = None) -> None:
+    """Bring a replica to a generation, and leave it there; the project's unless one is named."""
+    root = replica or Path(project.replica)
     with (
         (project.folder / "daemon.log").open("wb") as log,
         start_daemon(
-            project, project.store, Path(project.replica), ["production"],
+            project, project.store, root, ["production"],
             say=lambda line: None, stderr=log,
         ),
-        ControlPlaneClient(project.replica, "production") as client,
+        ControlPlaneClient(str(root), "production") as client,
     ):  # fmt: skip
         client.wait_for(generation, timeout_seconds=20)
 
@@ -130,6 +131,27 @@ def test_an_environment_goes_back_to_a_generation_of_an_older_epoch(
     gap = cli("revert", "-e", "production", "--to", end_of_first + 1, cwd=three_epochs.folder)
     assert (gap.code, gap.err.count("\n")) == (1, 1)
     assert f"expected a generation from 1 to {end_of_first} or " in gap.err
+
+
+@pytest.mark.parametrize("slept", [True, False], ids=["a node that slept", "a new node"])
+def test_a_nodes_heads_are_those_of_the_log_through_all_epochs(
+    cli: Cli, three_epochs: Any, tmp_path: Path, slept: bool
+) -> None:
+    """One that slept through two epochs goes on where it was; a new one begins with the first."""
+    log = cli("log", "verify", "-e", "production", "--json", cwd=three_epochs.folder).json
+    if slept:
+        shutil.copytree(three_epochs.replica, tmp_path / "node", symlinks=True)
+    follow(three_epochs, log["generation"], tmp_path / "node")
+    ran = cli(
+        "replica", "verify", "--replica", tmp_path / "node", "--against", three_epochs.store,
+        "--json", cwd=three_epochs.folder,
+    )  # fmt: skip
+    assert ran.code == 0, ran.out
+    (row,) = ran.json["environments"]
+    assert (row["generation"], row["heads"]) == (log["generation"], log["heads"])
+    assert row["heads_root"] == log["heads_root"]
+    with ControlPlaneClient(str(tmp_path / "node"), "production") as client:
+        assert client.health().generation == log["generation"]
 
 
 def test_a_replica_beyond_what_a_new_epoch_continues_is_told_so(
