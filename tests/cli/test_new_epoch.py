@@ -98,6 +98,21 @@ def test_the_log_gets_another_key_and_keeps_it_in_later_epochs(governed: Any) ->
     assert kill(governed, "x") == governed.history().position.generation
 
 
+def test_a_log_key_made_elsewhere_is_named_by_its_public_half(
+    governed: Any, tmp_path: Path
+) -> None:
+    elsewhere, keys = tmp_path / "store", governed.private / "keys"
+    made = governed.done("keys", "new", "log-production.2", "--directory", elsewhere)
+    safe = tmp_path / "safe"
+    shutil.copytree(governed.private, safe)
+    shutil.copy(f"{made['file']}.pub", safe / "keys")
+    shutil.copy(made["file"], keys)  # the store's own folder
+    governed.done("log", "new-epoch", "-e", "production", "--new-log-key", "--directory", safe)
+    shutil.copy(safe / "trust.json", governed.private)
+    assert governed.history().policy.log("production").key_id == made["key_id"]
+    assert not (safe / "keys" / "log-production.2.pem").exists()
+
+
 def test_generations_begin_above_what_a_node_has_seen(governed: Any) -> None:
     told = governed.done("log", "new-epoch", "-e", "production", "--generation", 5_000_000)
     assert told["continues"]["generation"] == 5_000_000 + GAP

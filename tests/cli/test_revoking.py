@@ -264,6 +264,8 @@ def test_the_only_key_is_revoked_once_another_takes_its_places(governed: Any) ->
     assert "expected 1 keys that may sign it without" in ran.err
     assert "found 0; name a key that takes its place with --replace-with NAME" in ran.err
     assert governed.history().position == before
+    listed = governed.done("keys", "revoke", "author", "--dry-run")
+    assert [each["key"] for each in listed["records"]] == ["kill/x"]
     told = governed.done("keys", "revoke", "author", "--reapprove", "--replace-with", "next")
     assert told["replaced_with"].endswith("/keys/next.pem")
     assert resting_keys(governed, "next") == {"kill/x"}

@@ -35,6 +35,7 @@ from control_plane.publish.trust_changes import (
     approved_again,
     author_of,
     check_approvers,
+    check_reachable,
     check_signers,
     deleted,
     next_root,
@@ -178,14 +179,17 @@ def test_a_threshold_out_of_reach_is_refused_with_its_cure(trust: Trust) -> None
     carol, bob = id_of(trust, "carol"), id_of(trust, "bob")
     policy = adopted(trust, targets=targets_without(trust.policy, carol, expires=LATER))
     with pytest.raises(Refused) as refused:
-        targets_without(policy, bob, expires=LATER)
+        check_reachable(policy, bob, targets_without(policy, bob, expires=LATER))
     assert str(refused.value) == (
         f"production/*/*: expected 2 keys that may sign it without {bob[:12]}, found 1;"
         " name a key that takes its place with --replace-with NAME"
     )
     # Somebody who may sign already is no second person.
+    alice = targets_without(policy, bob, expires=LATER, instead=trust.keys["alice"].public)
     with pytest.raises(Refused, match="expected 2 keys"):
-        targets_without(policy, bob, expires=LATER, instead=trust.keys["alice"].public)
+        check_reachable(policy, bob, alice)
+    another = targets_without(policy, bob, expires=LATER, instead=new_public()[1])
+    check_reachable(policy, bob, another)
 
 
 def test_too_few_signers_are_one_line_that_says_how_many(trust: Trust) -> None:

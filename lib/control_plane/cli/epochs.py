@@ -30,8 +30,6 @@ from control_plane.cli.settings import (
 from control_plane.errors import EpochDiverged, NotFound
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from control_plane.publish.keyfiles import KeySigner
     from control_plane.publish.levelling import Standing
     from control_plane.trust.state import LogIdentity
@@ -150,7 +148,6 @@ class _NewEpoch:
     ) -> LogIdentity:
         from control_plane.publish.trust_changes import GENERATION_GAP
         from control_plane.trust.authoring import new_log
-        from control_plane.trust.keys import raw_of
 
         before = standing.policy.log(self._environment)
         position = standing.histories[self._environment].position
@@ -158,7 +155,7 @@ class _NewEpoch:
         epoch = max(before.epoch, position.epoch) + 1
         public = before.public
         if new_log_key:
-            public = raw_of(self._log_key(epoch, dry_run).public_key())
+            public = self._new_public(epoch, dry_run)
         elif not dry_run:
             self._keep_log_key(before.key_id, epoch)
         return new_log(
@@ -189,20 +186,26 @@ class _NewEpoch:
         assert isinstance(continued, int)
         return continued + size
 
-    def _log_key(self, epoch: int, dry_run: bool) -> Ed25519PrivateKey:
-        """A key of the log's own; the file that an interrupted run left is taken as it is."""
+    def _new_public(self, epoch: int, dry_run: bool) -> bytes:
+        """The public half of the log's new key, which is made unless there is one.
+
+        It may have been made where the store is, with only its .pub brought here, or by a run that
+        was interrupted.
+        """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from control_plane.publish.keyfiles import load_private_key, new_key
+        from control_plane.publish.keyfiles import load_public, new_key
+        from control_plane.trust.keys import raw_of
 
         path = self._key_path(epoch)
+        if path.with_name(f"{path.name}.pub").exists():
+            return load_public(path).public
         if path.exists():
-            return load_private_key(path)
-        private = Ed25519PrivateKey.generate()
-        if not dry_run:
-            # Without a passphrase: a service that starts alone reads it.
-            new_key(path, private=private)
-        return private
+            return next(key.public for key in self._at.key_files() if key.path == path)
+        if dry_run:
+            return raw_of(Ed25519PrivateKey.generate().public_key())
+        # Without a passphrase: a service that starts alone reads it.
+        return new_key(path).public
 
     def _keep_log_key(self, key_id: str, epoch: int) -> None:
         """Let the store find a key that came with an earlier epoch under the new one's number.

@@ -140,6 +140,8 @@ class _Revocation:
             Refused: it is a key of a role or a log, a threshold would be out of reach, or keys to
                 sign with are missing.
         """
+        from control_plane.publish.trust_changes import check_reachable
+
         levelling = self.at.levelling
         looked = levelling.look()
         self._standing = looked if self.dry_run else levelling.level(looked)
@@ -152,7 +154,11 @@ class _Revocation:
         if self.revoked_now:
             self._plan(policy, instead, valid_days)
         self._find()
-        if self.dry_run or self.undecided():
+        if self.dry_run:
+            return
+        if self._metadata is not None:
+            check_reachable(policy, self.key_id, self._metadata)
+        if self.undecided():
             return
         if self.revoked_now:
             self._take_targets_signers(policy, targets_key)

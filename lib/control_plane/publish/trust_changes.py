@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import DelegatedRole, Metadata, Root, Targets
 
 from control_plane.errors import InputInvalid, NotDelegated, NotFound, Refused, ThresholdNotReached
 from control_plane.log.canonical import Json, canonical
@@ -97,27 +97,39 @@ def targets_without(
 ) -> Metadata[Targets]:
     """The next targets, unsigned, with a key in no delegation; ``instead`` takes its places.
 
-    Raises:
-        Refused: a delegation would have fewer keys than its threshold.
+    Whether those left suffice is `check_reachable`'s question.
     """
     metadata = next_targets(policy, expires=expires)
-    delegations = metadata.signed.delegations
-    assert delegations is not None
-    assert delegations.roles is not None
-    for name, delegation in delegations.roles.items():
-        if key_id not in delegation.keyids:
-            continue
-        metadata.signed.revoke_key(key_id, name)
-        if instead is not None and key_id_of(instead) not in delegation.keyids:
-            metadata.signed.add_key(tuf_key_of(instead), name)
-        if len(delegation.keyids) < delegation.threshold:
+    for name, delegation in _roles(metadata).items():
+        if key_id in delegation.keyids:
+            metadata.signed.revoke_key(key_id, name)
+            if instead is not None and key_id_of(instead) not in delegation.keyids:
+                metadata.signed.add_key(tuf_key_of(instead), name)
+    return metadata
+
+
+def check_reachable(policy: Policy, key_id: str, metadata: Metadata[Targets]) -> None:
+    """Refuse targets without a key where its delegations could be signed by nobody any more.
+
+    Raises:
+        Refused: a delegation that had the key has fewer keys now than its threshold.
+    """
+    losing = {each.name for each in policy.delegations if key_id in each.key_ids}
+    for name, delegation in _roles(metadata).items():
+        if name in losing and len(delegation.keyids) < delegation.threshold:
             patterns = " ".join(delegation.paths or ())
             raise Refused(
                 f"{patterns}: expected {delegation.threshold} keys that may sign it without"
                 f" {key_id[:12]}, found {len(delegation.keyids)}; name a key that takes its"
                 " place with --replace-with NAME"
             )
-    return metadata
+
+
+def _roles(metadata: Metadata[Targets]) -> Mapping[str, DelegatedRole]:
+    delegations = metadata.signed.delegations
+    assert delegations is not None
+    assert delegations.roles is not None
+    return delegations.roles
 
 
 def planned(policy: Policy, targets: Metadata[Targets]) -> Policy:
