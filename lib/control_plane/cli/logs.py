@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from control_plane.cli.epochs import new_epoch
+from control_plane.cli.evidence import prove_fork
 from control_plane.cli.output import print_json, progress, when
 from control_plane.cli.settings import (
     Settings,
@@ -30,6 +31,7 @@ def log() -> None:
 
 
 log.add_command(new_epoch)
+log.add_command(prove_fork)
 
 
 @log.command()

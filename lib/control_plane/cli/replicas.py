@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.accepting import accept_epoch
 from control_plane.cli.arguments import checked_environment
 from control_plane.cli.output import print_json, progress
 from control_plane.cli.settings import settings
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def replica() -> None:
-    """Verify this node's replicas."""
+    """Verify this node's replicas, or let one follow an epoch that leaves what it holds."""
+
+
+replica.add_command(accept_epoch)
 
 
 @replica.command()
