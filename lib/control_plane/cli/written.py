@@ -98,6 +98,7 @@ def inline(value: Any, *, in_flow: bool = True) -> str:
 
 
 def quoted(value: str, style: str) -> str:
+    """A string in one line of these quotes, or in double ones where only those can hold it."""
     if style == "'" and value.isprintable():
         return "'" + value.replace("'", "''") + "'"
     return emit([value], default_flow_style=True, default_style='"', width=2**31)[1:-2]
