@@ -74,8 +74,8 @@ def accept_epoch(
     saved, keys = (None, 0) if given else _save(environment, folder, offer, out)
     if not given:
         write_consent(folder, offer.origin)
-    running = has_daemon(folder, time.time_ns())
-    moved = running and _wait(environment, folder, offer, timeout_seconds)
+    moved = _wait(environment, folder, offer, timeout_seconds)
+    running = moved or has_daemon(folder, time.time_ns())
     told = {
         "environment": environment,
         "left": offer.held_origin,
@@ -139,9 +139,12 @@ def save_new(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def _wait(environment: str, folder: str, offer: Offer, timeout_seconds: float) -> bool:
-    """Whether the replica readers are sent to came to the new epoch in time."""
+    """Whether the replica readers are sent to came to the new epoch in time.
+
+    A daemon that gives no sign of life is not waited for.
+    """
     from control_plane.errors import ReplicaInvalid, Unavailable
-    from control_plane.replica.evidence import read_standing
+    from control_plane.replica.evidence import has_daemon, read_standing
 
     deadline = time.monotonic() + timeout_seconds
     with progress(f"{environment}: waiting for {offer.origin}"):
@@ -149,6 +152,8 @@ def _wait(environment: str, folder: str, offer: Offer, timeout_seconds: float) -
             try:
                 if read_standing(folder, environment).origin != offer.held_origin:
                     return True
+                if not has_daemon(folder, time.time_ns()):
+                    return False
             except (Unavailable, ReplicaInvalid):
                 pass  # it is being swapped
             if time.monotonic() >= deadline:
