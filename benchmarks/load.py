@@ -4,9 +4,10 @@ The sizes here are small enough for two minutes; ``--full`` has those the limits
 that grows with the number of records is scaled to that number and says so: "at 20,000; scaled".
 How each is measured, and what the bare work beside it is, stands in the modules:
 `catching_up` (a new node takes a recorded log), `service_load` (store, daemon, apply, kills, long
-polls) and `reader_load` (evaluations beside commits, memory, durable commits).
+polls), `reader_load` (evaluations beside commits, memory, durable commits) and `growth` (memory
+over submissions, a replica's file over an hour).
 
-    python -m benchmarks.load [--full] [--only node,writer,reader,service] [--records N] …
+    python -m benchmarks.load [--full] [--only node,large,writer,…] [--records N] …
 """
 
 from __future__ import annotations
@@ -19,13 +20,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import reader_load, service_load
+from benchmarks import growth, reader_load, service_load
 from benchmarks.harness import circumstances, percentile, printed, program
 from benchmarks.recorded import RecordedLog, flag, platform
 
 HEAD = ("what", "measured", "limit", "bare", "note")
-FULL = {"records": 100_000, "large": 1_000_000, "manifests": 10_000, "flags": 100_000}
-SIZES = {"records": 20_000, "large": 100_000, "manifests": 2_000, "flags": 100_000}
+PARTS = "node,large,writer,reader,service,growth"
+FULL = {
+    "records": 100_000, "large": 1_000_000, "manifests": 10_000, "flags": 100_000,
+    "submissions": 100_000, "seconds": 3_600,
+}  # fmt: skip
+SIZES = {
+    "records": 20_000, "large": 100_000, "manifests": 2_000, "flags": 100_000,
+    "submissions": 5_000, "seconds": 900,
+}  # fmt: skip
+MEMORY_GROWTH_KIB = 4 << 10
 
 Row = tuple[str, ...]
 
@@ -34,7 +43,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Run the parts asked for and print one table."""
     options = _options(arguments)
     parts: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
-        "node": _node, "writer": _writer, "reader": _reader, "service": _service,
+        "node": _node, "large": _large, "writer": _writer, "reader": _reader,
+        "service": _service, "growth": _growth,
     }  # fmt: skip
     table: list[Row] = []
     # Other work on the machine takes its share of every time below.
@@ -51,7 +61,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
     parser.add_argument("--full", action="store_true", help="the sizes the limits are for")
-    parser.add_argument("--only", default="node,writer,reader,service", help="parts, by comma")
+    parser.add_argument("--only", default=PARTS, help="parts, by comma")
     for name in SIZES:
         parser.add_argument(f"--{name}", type=int, metavar="N")
     parser.add_argument("--polls", type=int, default=1_000, metavar="N")
@@ -88,6 +98,29 @@ def _node(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
             "  most memory less the mapped file", f"{taken['peak_kib'] / 1024:.0f} MiB",
             "<= 150 MiB", "", f"at {records:,}",
         )  # fmt: skip
+
+
+def _large(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """A new node takes very many records, starts again over them, and is read."""
+    records = options.large
+    log = RecordedLog(folder)
+    log.publish(platform(records))
+    log.end()
+    taken = program("catching_up", "follow", str(folder), str(folder / "node"))
+    if taken["held"]:
+        raise RuntimeError(f"expected nothing held, found {taken['held']} entries")
+    again = program("catching_up", "again", str(folder), str(folder / "node"))
+    name = f"new node, {records:,} records, sets of 100"
+    yield name, _seconds(taken["seconds"]), "", "", f"CPU {taken['cpu_seconds']:.1f} s"
+    yield "  most memory less the mapped file", f"{taken['peak_kib'] / 1024:.0f} MiB", "", "", ""
+    yield (
+        "  start over them, to its first commit", _seconds(again["seconds"]), "", "2.00 s",
+        f"CPU {again['cpu_seconds']:.1f} s; bare: an old reader's call",
+    )  # fmt: skip
+    yield (
+        "  first evaluation, and one of 100 flags after", f"{again['first_ms']:.1f} ms", "",
+        "", f"{again['evaluation_ns']:.0f} ns",
+    )  # fmt: skip
 
 
 def _flags(count: int) -> Iterator[dict[str, object]]:
@@ -145,6 +178,25 @@ def _service(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         f"{1000 * percentile(found.polls, 0.99):.0f} ms", "<= 150 ms",
         f"{1000 * percentile(found.polls_bare, 0.99):.0f} ms",
         f"median {1000 * statistics.median(found.polls):.0f} ms",
+    )  # fmt: skip
+
+
+def _growth(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """What must not grow."""
+    (folder / "services").mkdir()
+    memory = growth.submissions(folder / "services", options.submissions)
+    note = f"{options.submissions / memory.seconds:.0f} a second"
+    for name, (early, late) in {"store": memory.store, "node": memory.node}.items():
+        yield (
+            f"{name}'s memory over {options.submissions:,} submissions",
+            f"{(late - early) / 1024:+.1f} MiB", f"<= +{MEMORY_GROWTH_KIB >> 10} MiB",
+            f"{early / 1024:.0f} MiB", f"bare: after a fifth of them; {note}",
+        )  # fmt: skip
+    grown = growth.hour(folder / "hour", options.flags, options.seconds)
+    yield (
+        f"file, {options.flags:,} flags, {options.seconds:,} s of 100 commits a second",
+        f"{grown.file_bytes >> 20} MiB", f"<= {grown.limit_bytes >> 20} MiB",
+        f"{grown.data_bytes >> 20} MiB", "2x data + pin budget; bare: the data",
     )  # fmt: skip
 
 

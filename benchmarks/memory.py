@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-def rss_without_kib(file_name: str) -> int:
-    """This process's resident memory, without what it maps of files of that name."""
+def rss_without_kib(file_name: str, process: int | str = "self") -> int:
+    """A process's resident memory, without what it maps of files of that name."""
     total = mapped = 0
     ours = False
-    with open("/proc/self/smaps", encoding="ascii", errors="replace") as lines:  # noqa: PTH123
+    with open(f"/proc/{process}/smaps", encoding="ascii", errors="replace") as lines:  # noqa: PTH123
         for line in lines:
             if line.startswith("Rss:"):
                 size_kib = int(line.split()[1])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from control_plane.cli.settings import tell_of_clear_token
 from control_plane.defaults import writer_root
 from control_plane.errors import ManifestInvalid, NotFound
 from control_plane.names import ENVIRONMENT
@@ -73,6 +74,8 @@ def daemon(
         raise click.UsageError(f"expected {missing} or --from, found neither")
     if state is not None:
         raise click.UsageError("expected --state with --from only, found it with --store")
+    if token_file is not None:
+        tell_of_clear_token(store)
     enrolment = Enrolment.decode(_read(trust))
     settings = Settings(
         store=store,

@@ -3,7 +3,8 @@
 - STALE: the newest cosignature is over 60 s old, or there never was one; CLOCK: it lies in the
   future. Step 4 blocks nothing: both are told, and data flows on.
 - HELD: an entry is held; one that waits for a newer entry only counts from the log's end on.
-- REJECTED: the last batch was refused, or the last entry rejected.
+- REJECTED: the last batch was refused, or the last entry rejected, or root has the log go on from
+  another history than the one held here.
 - DISK: the last write failed.
 - TRUST_EXPIRED: the policy in force has run out; what is served stays.
 
@@ -28,11 +29,14 @@ from control_plane.trust.state import Policy
 class Conditions:
     """The conditions of one environment; ``cosigned_at`` is in seconds, None before the first."""
 
-    __slots__ = ("cosigned_at", "disk_failed", "entry_held", "entry_rejected", "refused")
+    __slots__ = (
+        "cosigned_at", "disk_failed", "diverged", "entry_held", "entry_rejected", "refused",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.cosigned_at: int | None = None
         self.refused = self.entry_rejected = self.entry_held = self.disk_failed = False
+        self.diverged = False
 
     def note_cosignature(self, cosigned_at: int | None) -> None:
         """Note when a verified checkpoint was cosigned; an older time changes nothing."""
@@ -46,7 +50,7 @@ class Conditions:
             STALE: freshness == "stale",
             CLOCK: freshness == "clock",
             HELD: self.entry_held,
-            REJECTED: self.refused or self.entry_rejected,
+            REJECTED: self.refused or self.entry_rejected or self.diverged,
             DISK: self.disk_failed,
             TRUST_EXPIRED: policy is not None and policy.expired_at(now_ms),
         }

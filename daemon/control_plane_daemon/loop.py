@@ -9,6 +9,12 @@ What this module decides:
   itself. Everything else is told in one line, once for each new reason, and tried again later;
   what was served before is served on.
 - The replica's age is told every second, whatever else happens.
+- Where an epoch has no more entries the next one there is begins; numbers may be skipped. A log
+  that is refused because it went back is looked at once more that way: root may have said so.
+- An epoch that leaves what this node holds is told in one line, with the command that accepts it,
+  and waited for: what is held is served on. Once consent to that very epoch lies in the folder the
+  log is read again from its start beside the replica, which is replaced when the end is reached.
+  Consent to anything else is told and ignored.
 """
 
 from __future__ import annotations
@@ -17,21 +23,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, TypeVar, TypeVarTuple
 
 from control_plane.errors import (
     ControlPlaneError,
+    EpochDiverged,
     EpochMoved,
+    Forked,
     InputInvalid,
     ReplicaInvalid,
+    RolledBack,
     StoreUnreachable,
     TokenRefused,
     TrustError,
 )
 from control_plane.log.leaf import UnknownLeafVersion
 from control_plane.log.statements import UnknownPayloadType
-from control_plane.log.steps import SnapshotMismatch
+from control_plane.log.steps import BlobMissing, SnapshotMismatch
+from control_plane.replica.evidence import (
+    Offer,
+    consent_path,
+    read_consent,
+    remove_consent,
+)
+from control_plane.replica.header import REJECTED
 from control_plane_daemon.batch import Verified
 from control_plane_daemon.demand import LOOKAHEAD_BLOBS
 from control_plane_daemon.enrol import Enrolled, Opened, open_replica
@@ -47,6 +64,9 @@ from control_plane_daemon.source import (
 HEARTBEAT_SECONDS: Final = 1.0
 FIRST_HEAL_SECONDS: Final = 1.0
 LAST_HEAL_SECONDS: Final = 60.0
+CONSENT_SECONDS: Final = 2.0
+MAX_SKIPPED_EPOCHS: Final = 64
+MAX_TOLD: Final = 64
 _EMPTY_ANSWER_SECONDS: Final = 0.1
 
 T = TypeVar("T")
@@ -94,8 +114,13 @@ class EnvironmentLoop:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.environment)
         self._opened: Opened | None = None
         self._follower: Follower | None = None
-        self._told = ""
-        self._is_ready = False
+        # What the first commit of the batch checked last came to, when it was made with the check.
+        self._begun: Future[Progress] | None = None
+        self._told: set[str] = set()
+        self._is_ready = self._has_been_ready = False
+        self._offer: Offer | None = None
+        self._ignored_consent: str | None = None
+        self._replays = Backoff()
         self._heal_due = 0.0
         self._heal_interval = FIRST_HEAL_SECONDS
 
@@ -122,6 +147,9 @@ class EnvironmentLoop:
             self._follower = self._new_follower(opened)
         except ReplicaInvalid as error:
             self._rebuild(error)
+        if read_consent(self._folder) == self.follower.position.origin:
+            # Followed before, and the daemon ended before it took the file away.
+            remove_consent(self._folder)
 
     def _new_follower(self, opened: Opened) -> Follower:
         return Follower(
@@ -133,12 +161,20 @@ class EnvironmentLoop:
         )
 
     def _rebuild(self, error: ReplicaInvalid) -> None:
-        assert self._opened is not None
         logger.error("%s: %s; rebuilding beside it from the log", self.environment, error)
+        self._read_again(accepting=False)
+
+    def _read_again(self, *, accepting: bool) -> None:
+        """Begin beside the replica, from the log's first entry; the evidence is kept."""
+        assert self._opened is not None
+        evidence = None
         if self._follower is not None:
+            evidence = self._follower.evidence
             self._follower.close()
-        self._opened.rebuild()
+        self._opened.rebuild(accepting=accepting)
         self._follower = self._new_follower(self._opened)
+        self._follower.inherit(evidence)
+        self._is_ready = False
 
     async def close(self) -> None:
         """Finish the commit that is going on and let go of the replica."""
@@ -171,7 +207,9 @@ class EnvironmentLoop:
         writer.tend()
         writer.heartbeat()
         writer.set_checkpoint_time(self.follower.cosigned_at)
-        writer.set_state(self.follower.state_bits())
+        # While an epoch is being accepted readers still have what it leaves.
+        leaving = REJECTED if self._opened.accepting else 0
+        writer.set_state(self.follower.state_bits() | leaving)
 
     async def _follow(self) -> None:
         backoff = Backoff()
@@ -184,46 +222,49 @@ class EnvironmentLoop:
             except Stopped as stopped:
                 logger.error("%s: %s; the last good values stay", self.environment, stopped)
                 return
-            await asyncio.sleep(backoff.next_seconds())
+            await self._pause(backoff.next_seconds())
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait; not longer than until an epoch that was offered is accepted."""
+        due = self._monotonic() + seconds
+        while (remaining := due - self._monotonic()) > 0:
+            if self._offer is not None and self._is_accepted(self._offer):
+                return
+            await asyncio.sleep(min(remaining, CONSENT_SECONDS))
 
     async def _attempt(self, work: Callable[[], object]) -> bool:
         """Do one round of work; False when it has to be tried again after a pause."""
         try:
             await work()  # type: ignore[misc]
-        except EpochMoved as moved:
-            self._tell_once(
-                f"expected epoch {self.follower.epoch} of the log, found that the store serves"
-                f" epoch {moved.epoch}; run 'control-plane replica accept-epoch'"
-            )
         except (UnknownLeafVersion, UnknownPayloadType) as error:
             raise Stopped(f"this daemon is too old for the log; {error}") from error
         except SnapshotMismatch as error:
             raise Stopped(str(error)) from error
         except ReplicaInvalid as error:
             await self._on_thread(self._rebuild, error)
-        except (StoreUnreachable, TokenRefused, DiskFailed, _Again) as error:
+        except (StoreUnreachable, TokenRefused, EpochMoved, DiskFailed, _Again) as error:
             self._tell_once(str(error))
         except Exception:
             logger.exception("%s: unexpected; going on from the last commit", self.environment)
             await self._on_thread(self.follower.forget)
         else:
-            self._told = ""
+            self._told.clear()
             return True
         return False
 
     def _tell_once(self, reason: str) -> None:
-        if reason and reason != self._told:
+        if reason and reason not in self._told:
+            if len(self._told) >= MAX_TOLD:
+                self._told.clear()
+            self._told.add(reason)
             logger.warning("%s: %s", self.environment, reason)
-            self._told = reason
 
     # One round: poll, verify, take, heal
 
     async def _round(self) -> None:
-        follower = self.follower
         began = self._monotonic()
         wait_seconds = self._wait_seconds() if self._is_ready else 0
-        followed = await self._source.follow(follower.epoch, follower.position.size, wait_seconds)
-        verified = await self._verify(followed)
+        followed, verified = await self._next_batch(wait_seconds)
         await self._take_all(followed, verified)
         self._tell()
         self._say_ready()
@@ -240,22 +281,132 @@ class EnvironmentLoop:
         remaining = self._heal_due - self._monotonic()
         return max(1, min(POLL_SECONDS, int(remaining)))
 
-    async def _verify(self, followed: Followed) -> Verified:
-        """Steps 1 to 4."""
+    async def _next_batch(self, wait_seconds: int) -> tuple[Followed, Verified]:
+        """The entries that follow, in this epoch or in a later one, through steps 1 to 4."""
+        epoch, size = self.follower.epoch, self.follower.position.size
         try:
-            return await self._on_thread(self.follower.check, followed)
+            followed = await self._source.follow(epoch, size, wait_seconds)
+        except EpochMoved as moved:
+            return await self._next_epoch(moved.epoch)
+        try:
+            return followed, await self._with_blobs(self._check, followed, epoch)
         except (UnknownLeafVersion, UnknownPayloadType):
             raise
+        except (RolledBack, Forked) as error:
+            await self._refuse(followed, error)
+            with suppress(StoreUnreachable, TokenRefused, EpochMoved):
+                return await self._next_epoch(epoch + 1)
+            raise _Again("") from error
         except (TrustError, InputInvalid) as error:
             await self._refuse(followed, error)
             raise _Again("") from error
 
+    def _check(self, followed: Followed) -> Verified:
+        """Steps 1 to 4; the first commit of a batch that passes follows at once, in this thread.
+
+        To wake the loop and be woken by it would take as long as a small commit does.
+        """
+        self._begun = None
+        verified = self.follower.check(followed)
+        if not self.follower.pause_seconds:
+            begun: Future[Progress] = Future()
+            try:
+                begun.set_result(self._take(verified))
+            except Exception as error:
+                # It is `_take_all` that knows what a commit's failure means.
+                begun.set_exception(error)
+            self._begun = begun
+        return verified
+
+    async def _with_blobs(
+        self, verify: Callable[[Followed], Verified], followed: Followed, epoch: int
+    ) -> Verified:
+        """Verify a batch, with the trust metadata that its first entry turns out to need."""
+        while True:
+            try:
+                return await self._on_thread(verify, followed)
+            except BlobMissing as missing:
+                await self._bring_required(epoch, missing.digest)
+
+    # The next epoch
+
+    async def _next_epoch(self, newest: int) -> tuple[Followed, Verified]:
+        """The batch that begins the first epoch there is after the one followed."""
+        epoch, followed = await self._first_after(newest)
+        try:
+            return followed, await self._with_blobs(self.follower.begin, followed, epoch)
+        except (UnknownLeafVersion, UnknownPayloadType):
+            raise
+        except EpochDiverged as error:
+            await self._diverge(followed, error)
+            raise _Again("") from error
+        except (TrustError, InputInvalid) as error:
+            await self._refuse(followed, error, signed=False)
+            raise _Again("") from error
+
+    async def _first_after(self, newest: int) -> tuple[int, Followed]:
+        """The number of the first epoch after ours, and its first entries.
+
+        Raises:
+            EpochMoved: there is none among the next 64 numbers.
+        """
+        number = self.follower.epoch + 1
+        last = number + MAX_SKIPPED_EPOCHS
+        while True:
+            try:
+                return number, await self._source.follow(number, 0, 0)
+            except EpochMoved as moved:
+                # That number was skipped.
+                number += 1
+                newest = max(newest, moved.epoch)
+                if number > min(newest, last):
+                    raise
+
+    async def _diverge(self, followed: Followed, error: EpochDiverged) -> None:
+        """Keep and tell what root offers, and follow it where the node's owner accepted it."""
+        assert self._opened is not None
+        offer = await self._on_thread(self.follower.diverge, followed, error)
+        if offer is None:
+            return
+        if self._opened.waiting:
+            # Nobody was shown what this replay holds, so nobody has to be asked.
+            self._tell_once(f"{error}; reading the log again from its start")
+            await asyncio.sleep(self._replays.next_seconds())
+            await self._on_thread(lambda: self._read_again(accepting=False))
+            return
+        if self._is_accepted(offer):
+            logger.warning(
+                "%s: %s accepted; reading the log again beside generation %d, which stays readable",
+                self.environment, offer.origin, self._opened.writer.generation,
+            )  # fmt: skip
+            await self._on_thread(lambda: self._read_again(accepting=True))
+            self._offer = None
+            return
+        self._offer = offer
+        self._tell_once(
+            f"expected {offer.held_origin} to be continued at size {offer.held_size}, found"
+            f" {offer.origin}, which continues epoch {offer.epoch} at size {offer.size}; this node"
+            " serves on what it has; to follow, run"
+            f" 'control-plane replica accept-epoch -e {self.environment}'"
+        )
+        self._tell()
+
+    def _is_accepted(self, offer: Offer) -> bool:
+        """Whether consent to this very epoch lies in the folder."""
+        found = read_consent(self._folder)
+        if found is not None and found not in (offer.origin, self._ignored_consent):
+            self._ignored_consent = found
+            logger.warning(
+                "%s: expected consent to %s in %s, found %s; it is ignored",
+                self.environment, offer.origin, consent_path(self._folder), ascii(found),
+            )  # fmt: skip
+        return found == offer.origin
+
     async def _take_all(self, followed: Followed, verified: Verified) -> None:
         """Steps 5 to 9, a commit at a time, with the blobs they turn out to need in between."""
         while True:
-            await asyncio.sleep(self.follower.pause_seconds)
             try:
-                progress = await self._on_thread(self._take, verified)
+                progress = await self._next_take(verified)
             except (UnknownLeafVersion, UnknownPayloadType, SnapshotMismatch):
                 raise
             except (TrustError, InputInvalid) as error:
@@ -264,6 +415,13 @@ class EnvironmentLoop:
             if progress.done:
                 return
             await self._bring(progress)
+
+    async def _next_take(self, verified: Verified) -> Progress:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            return begun.result()
+        await asyncio.sleep(self.follower.pause_seconds)
+        return await self._on_thread(self._take, verified)
 
     def _take(self, verified: Verified) -> Progress:
         try:
@@ -274,33 +432,43 @@ class EnvironmentLoop:
 
     def _show(self) -> None:
         assert self._opened is not None
-        if self._opened.show_when_ready(self.follower, self._enrolled.size):
+        accepting = self._opened.accepting
+        if self._opened.show_when_ready(self.follower):
             generation = self._opened.writer.generation
             logger.info("%s: readers see generation %d", self.environment, generation)
+            if accepting:
+                # A crash before this leaves consent to the epoch followed: taken away at the start.
+                remove_consent(self._folder)
 
-    async def _refuse(self, followed: Followed, error: ControlPlaneError) -> None:
+    async def _refuse(
+        self, followed: Followed, error: ControlPlaneError, *, signed: bool = True
+    ) -> None:
         self._tell_once(f"batch refused: {error}")
-        await self._on_thread(self.follower.refuse, followed, error)
+        await self._on_thread(lambda: self.follower.refuse(followed, error, signed=signed))
         self._tell()
 
     async def _bring(self, progress: Progress) -> None:
         """Fetch what an entry needs; a blob the log itself rests on is waited for."""
         if progress.required is not None:
-            fetched = await self._source.fetch(
-                self.follower.epoch, [progress.required], self._patience_seconds
-            )
-            if progress.required not in fetched.found:
-                raise _Again(f"waiting for blob {progress.required}")
-            await self._on_thread(self.follower.deliver, fetched)
+            await self._bring_required(self.follower.epoch, progress.required)
             return
         for digests in _chunks(progress.wanted, LOOKAHEAD_BLOBS):
             fetched = await self._source.fetch(self.follower.epoch, digests, self._patience_seconds)
             await self._on_thread(self.follower.deliver, fetched)
 
+    async def _bring_required(self, epoch: int, digest: str) -> None:
+        fetched = await self._source.fetch(epoch, [digest], self._patience_seconds)
+        if digest not in fetched.found:
+            raise _Again(f"waiting for blob {digest}")
+        await self._on_thread(self.follower.deliver, fetched)
+
     def _say_ready(self) -> None:
         assert self._opened is not None
-        if not self._is_ready and self.follower.caught_up and not self._opened.waiting:
-            self._is_ready = True
+        if self._is_ready or not self.follower.at_end or self._opened.waiting:
+            return
+        self._is_ready = True
+        if not self._has_been_ready:
+            self._has_been_ready = True
             self._ready(self.environment, self.follower.position.generation)
 
     # Held entries

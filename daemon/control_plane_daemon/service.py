@@ -19,7 +19,7 @@ from typing import Any
 from control_plane.trust.enrolment import Enrolment
 from control_plane_daemon.enrol import enrolled
 from control_plane_daemon.loop import EnvironmentLoop
-from control_plane_daemon.source import StoreSource
+from control_plane_daemon.static_source import StoreOrFiles
 
 logger = logging.getLogger("control_plane_daemon")
 
@@ -57,7 +57,7 @@ async def run(
         loops = []
         for environment in settings.environments:
             source = await stack.enter_async_context(
-                StoreSource(settings.store, environment, settings.token)
+                StoreOrFiles(settings.store, environment, settings.token)
             )
             loop = EnvironmentLoop(
                 enrolled(settings.enrolment, environment),

@@ -18,9 +18,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import aiohttp
 import msgpack
@@ -58,6 +58,14 @@ class Fetched:
     found: dict[str, bytes] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     missing: dict[str, str] = field(default_factory=dict)
+
+
+class Answer(NamedTuple):
+    """What an HTTP server answered; ``body`` as it was sent."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
 
 
 class Source(Protocol):
@@ -106,7 +114,7 @@ class StoreSource:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._url = url
+        self.url = url
         self._environment = environment
         self._base = "http://store" if url.startswith("unix:") else url.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -114,7 +122,7 @@ class StoreSource:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> StoreSource:
-        path = self._url.removeprefix("unix:") if self._url.startswith("unix:") else None
+        path = self.url.removeprefix("unix:") if self.url.startswith("unix:") else None
         connector: aiohttp.BaseConnector = (
             aiohttp.UnixConnector(path)
             if path
@@ -137,18 +145,28 @@ class StoreSource:
 
         Raises:
             StoreUnreachable: no answer, or one that is no store's.
+            NoStore: an HTTP server that is none: it knows nothing of following.
             TokenRefused: the store wants another token.
             EpochMoved: the root of trust moved on to a newer epoch.
         """
         path = f"/v1/{self._environment}/follow?epoch={epoch}&size={size}&wait={wait_seconds}"
-        status, body = await self._get(path, MAX_FOLLOW_BYTES, wait_seconds + 15.0)
+        status, body, _ = await self.get(path, MAX_FOLLOW_BYTES, wait_seconds + 15.0)
+        if status == 404 and not _is_stores_refusal(body):
+            raise NoStore(f"{self.url}: expected a store, found no answer at {_place(path)}")
         if status == 410:
-            raise _moved(body, f"{self._environment}/{epoch}", self._url)
-        self._require_ok(status, path)
-        return _followed(body, self._url, epoch)
+            raise _moved(body, f"{self._environment}/{epoch}", self.url)
+        self.require_ok(status, path)
+        return _followed(body, self.url, epoch)
 
-    async def fetch(self, epoch: int, digests: Iterable[str], patience_seconds: float) -> Fetched:
-        """Fetch blobs by digest, at most 16 at a time.
+    async def fetch(
+        self,
+        epoch: int,
+        digests: Iterable[str],
+        patience_seconds: float,
+        *,
+        gone: Collection[int] = (410,),
+    ) -> Fetched:
+        """Fetch blobs by digest, at most 16 at a time; a status in ``gone`` says: deleted.
 
         Raises:
             StoreUnreachable: nobody answers at the store's address.
@@ -159,7 +177,7 @@ class StoreSource:
 
         async def one(digest: str) -> None:
             async with slots:
-                await self._fetch_one(epoch, digest, deadline, fetched)
+                await self._fetch_one(epoch, digest, deadline, fetched, gone)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -169,11 +187,13 @@ class StoreSource:
             raise unreachable.exceptions[0] from None
         return fetched
 
-    async def _fetch_one(self, epoch: int, digest: str, deadline: float, fetched: Fetched) -> None:
+    async def _fetch_one(
+        self, epoch: int, digest: str, deadline: float, fetched: Fetched, gone: Collection[int]
+    ) -> None:
         backoff = Backoff()
         while True:
             try:
-                data = await self._blob(epoch, digest)
+                data = await self._blob(epoch, digest, gone)
             except NotFound:
                 fetched.gone.add(digest)
                 return
@@ -187,13 +207,13 @@ class StoreSource:
             fetched.found[digest] = data
             return
 
-    async def _blob(self, epoch: int, digest: str) -> bytes:
+    async def _blob(self, epoch: int, digest: str, gone: Collection[int]) -> bytes:
         path = f"/{self._environment}/{epoch}/blob/sha256/{digest}"
         try:
-            status, body = await self._get(path, MAX_BLOB_BYTES, 30.0)
-        except _AnswerInvalid as error:
+            status, body, _ = await self.get(path, MAX_BLOB_BYTES, 30.0)
+        except AnswerInvalid as error:
             raise _FetchFailed(str(error)) from error
-        if status == 410:
+        if status in gone:
             raise NotFound(digest)
         if status != 200:
             raise _FetchFailed(f"expected blob {digest}, found status {status}")
@@ -202,57 +222,93 @@ class StoreSource:
             raise _FetchFailed(f"expected blob {digest}, found bytes of {found}")
         return body
 
-    async def _get(self, path: str, max_bytes: int, timeout_seconds: float) -> tuple[int, bytes]:
+    async def get(
+        self,
+        path: str,
+        max_bytes: int,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """What a path is answered with; never more than ``max_bytes``, never unpacked.
+
+        Raises:
+            StoreUnreachable: nobody answers, or not with a whole answer.
+        """
         if self._session is None:
             raise RuntimeError("expected an entered source, found one outside 'async with'")
         timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=5.0)
         try:
             async with self._session.get(
-                self._base + path, timeout=timeout, allow_redirects=False
+                self._base + path, timeout=timeout, allow_redirects=False, headers=headers
             ) as response:
-                return response.status, await self._bounded(response, max_bytes)
+                body = await self._bounded(response, max_bytes)
+                return Answer(response.status, body, response.headers)
         except aiohttp.ClientConnectorError as error:
             reason = (error.strerror or str(error)).lower()
-            raise StoreUnreachable(f"{self._url}: expected a store, found {reason}") from error
+            raise StoreUnreachable(f"{self.url}: expected a store, found {reason}") from error
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             found = str(error) or type(error).__name__
-            raise _AnswerInvalid(f"{self._url}: expected a whole answer, found {found}") from error
+            raise AnswerInvalid(f"{self.url}: expected a whole answer, found {found}") from error
 
     async def _bounded(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk
             if len(body) > max_bytes:
-                raise _AnswerInvalid(f"{self._url}: expected at most {max_bytes} bytes, found more")
+                raise AnswerInvalid(f"{self.url}: expected at most {max_bytes} bytes, found more")
         return bytes(body)
 
-    def _require_ok(self, status: int, path: str) -> None:
+    def require_ok(self, status: int, path: str) -> None:
+        """Refuse any status but 200.
+
+        Raises:
+            TokenRefused: the server wants a token, or another one.
+            StoreUnreachable: any other status.
+        """
         if status in (401, 403):
             raise TokenRefused(
-                f"{self._url}: expected a token that may follow {self._environment}, found status"
+                f"{self.url}: expected a token that may follow {self._environment}, found status"
                 f" {status}; make one with 'control-plane token new NAME"
                 f" --env {self._environment} --may follow'"
             )
         if status != 200:
-            place = path.partition("?")[0]
-            raise _AnswerInvalid(f"{self._url}: expected status 200 at {place}, found {status}")
+            raise AnswerInvalid(
+                f"{self.url}: expected status 200 at {_place(path)}, found {status}"
+            )
 
 
 class _FetchFailed(Exception):
     """One attempt at a blob that brought no blob."""
 
 
-class _AnswerInvalid(StoreUnreachable):
+class AnswerInvalid(StoreUnreachable):
     """Something answered, and it was not a store's whole answer."""
+
+
+class NoStore(AnswerInvalid):
+    """What answers is no store; it may be a file server that has the log as plain files."""
+
+
+def _is_stores_refusal(body: bytes) -> bool:
+    """Whether a store wrote this answer, in the form of all its refusals."""
+    try:
+        value = parse(body, what="refusal", max_bytes=1 << 16)
+    except InputInvalid:
+        return False
+    return isinstance(value, dict) and {"format", "code", "message"} <= value.keys()
+
+
+def _place(path: str) -> str:
+    return path.partition("?")[0]
 
 
 def _followed(body: bytes, url: str, epoch: int) -> Followed:
     try:
         value = msgpack.unpackb(body, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, TypeError) as error:
-        raise _AnswerInvalid(f"{url}: expected a msgpack mapping, found {error}") from error
+        raise AnswerInvalid(f"{url}: expected a msgpack mapping, found {error}") from error
     if not isinstance(value, dict) or value.get("format") != 1 or value.get("epoch") != epoch:
-        raise _AnswerInvalid(
+        raise AnswerInvalid(
             f"{url}: expected a follow answer of format 1 and epoch {epoch}, found another"
         )
     more, proof = value.get("more"), value.get("proof")
@@ -263,18 +319,18 @@ def _followed(body: bytes, url: str, epoch: int) -> Followed:
         proof=_bytes_list(proof, "proof", url) if more is True else None,
     )
     if not isinstance(more, bool):
-        raise _AnswerInvalid(
+        raise AnswerInvalid(
             f"{url}: expected more to be true or false, found {type(more).__name__}"
         )
     if more and not batch.leaves:
-        raise _AnswerInvalid(f"{url}: expected entries where more are announced, found none")
+        raise AnswerInvalid(f"{url}: expected entries where more are announced, found none")
     return Followed(batch, _blobs(value.get("blobs"), url), more)
 
 
 def _typed(value: dict[str, Any], name: str, kind: type, url: str) -> Any:
     found = value.get(name)
     if type(found) is not kind:
-        raise _AnswerInvalid(
+        raise AnswerInvalid(
             f"{url}: expected {name} as {kind.__name__}, found {type(found).__name__}"
         )
     return found
@@ -282,14 +338,14 @@ def _typed(value: dict[str, Any], name: str, kind: type, url: str) -> Any:
 
 def _bytes_list(value: object, name: str, url: str) -> tuple[bytes, ...]:
     if not isinstance(value, list) or not all(isinstance(item, bytes) for item in value):
-        raise _AnswerInvalid(f"{url}: expected {name} as a list of bytes, found another value")
+        raise AnswerInvalid(f"{url}: expected {name} as a list of bytes, found another value")
     return tuple(value)
 
 
 def _blobs(value: object, url: str) -> dict[str, bytes]:
     """The blobs of an answer whose bytes have their digest; the others are fetched by digest."""
     if not isinstance(value, dict):
-        raise _AnswerInvalid(f"{url}: expected blobs as a mapping, found {type(value).__name__}")
+        raise AnswerInvalid(f"{url}: expected blobs as a mapping, found {type(value).__name__}")
     return {
         digest: data
         for digest, data in value.items()

@@ -252,9 +252,22 @@ class Forked(TrustError):
 
 
 class EpochDiverged(TrustError):
-    """An epoch, signed by root, that continues an earlier or another history than the one held."""
+    """An epoch, signed by root, that continues an earlier or another history than the one held.
+
+    ``origin`` is the new log's, ``root_version`` the root that names it; ``size`` and ``root`` are
+    what it continues of the epoch before (root hash in hex).
+    """
 
     code = "epoch_diverged"
+
+    def __init__(
+        self, message: str, origin: str = "", root_version: int = 0, size: int = 0, root: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.origin = origin
+        self.root_version = root_version
+        self.size = size
+        self.root = root
 
 
 class TrustExpired(TrustError):

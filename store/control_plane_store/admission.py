@@ -146,11 +146,20 @@ def read_change_set(data: bytes, origin: str) -> tuple[Envelope, ChangeSet]:
         )
     parse_canonical(envelope.payload, what="statement", max_bytes=MAX_LEAF_BYTES)
     statement = ChangeSet.from_payload(envelope.payload)
+    check_origin(statement, origin)
+    return envelope, statement
+
+
+def check_origin(statement: ChangeSet, origin: str) -> None:
+    """Refuse a set for another log, or for another epoch of this one.
+
+    Raises:
+        StatementInvalid: naming both.
+    """
     if statement.origin != origin:
         raise StatementInvalid(
             f"change set: expected the origin {origin}, found {statement.origin}"
         )
-    return envelope, statement
 
 
 def is_urgent(statement: ChangeSet) -> bool:

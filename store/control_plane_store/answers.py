@@ -13,6 +13,8 @@ from control_plane.errors import (
     ChecksumMismatch,
     Conflict,
     ControlPlaneError,
+    EpochDiverged,
+    EpochMoved,
     InputInvalid,
     NotFound,
     Refused,
@@ -42,11 +44,13 @@ _STATUS: tuple[tuple[type[ControlPlaneError], int], ...] = (
     (TokenForbidden, 403),
     (TokenRefused, 401),
     (Superseded, 410),
+    (EpochMoved, 410),
     (NotFound, 404),
     (Conflict, 409),
     (Republished, 409),
     (NotLive, 409),
     (BlobsMissing, 409),
+    (EpochDiverged, 409),
     (TooLarge, 413),
     (InputInvalid, 400),
     (ChecksumMismatch, 400),
@@ -68,6 +72,8 @@ def body_of(error: ControlPlaneError) -> dict[str, object]:
         body["conflicts"] = list(error.conflicts)
     elif isinstance(error, ThresholdNotReached):
         body |= {"threshold": error.threshold, "found": error.found}
+    elif isinstance(error, EpochMoved):
+        body["epoch"] = error.epoch
     elif isinstance(error, BlobsMissing):
         body["missing"] = list(error.missing)
     return body

@@ -21,17 +21,17 @@ from typing import Any
 import click
 
 from control_plane.cli.settings import read_file, require_project, settings
-from control_plane.errors import InputInvalid, Refused
+from control_plane.errors import EpochDiverged, InputInvalid, Refused
 from control_plane.names import DIGEST
+from control_plane.publish.trustfolder import TrustFolder
 from control_plane.trust.enrolment import Enrolment
 from control_plane_store import tokens
 from control_plane_store.audit import Audit
 from control_plane_store.database import Database, move_database, remove_database
 from control_plane_store.listening import DEFAULT, Listen, check_reach, listen_at, tls_context
-from control_plane_store.logkeys import load_log_signers
+from control_plane_store.logkeys import LogKeys
 from control_plane_store.sequencer import Sequencer
 from control_plane_store.service import Store, create_app, new_runner
-from control_plane_store.trustfolder import TrustFolder
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -58,6 +58,8 @@ project_database_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
+logger = logging.getLogger(__name__)
+
 
 def now_ms() -> int:
     """Milliseconds since the epoch."""
@@ -66,13 +68,19 @@ def now_ms() -> int:
 
 @click.group(invoke_without_command=True)
 @click.option("--database", type=FILE, help="The store's SQLite file.")
-@click.option("--keys", type=FOLDER, help="Folder with log-<environment>.pem for each log.")
+@click.option("--keys", type=FOLDER, help="Folder with the logs' keys, log-<environment>.pem.")
 @click.option("--trust", type=FOLDER, help="Trust metadata; what is newer is appended at start.")
 @click.option(
     "--passphrase-file",
     type=FILE,
     envvar="CONTROL_PLANE_KEY_PASSPHRASE_FILE",
     help="Passphrase of the log keys.",
+)
+@click.option(
+    "--without-key",
+    multiple=True,
+    metavar="ENV",
+    help="Serve that log as it stands: its key is lost, until an epoch names another.",
 )
 @click.option("--listen", default=DEFAULT, show_default=True, help="host:port or unix:PATH.")
 @click.option("--public", is_flag=True, help="Let anyone read; writing still wants a token.")
@@ -105,6 +113,7 @@ async def _serve(
     keys: Path,
     trust: Path | None,
     passphrase_file: Path | None,
+    without_key: tuple[str, ...],
     listen: str,
     public: bool,
     behind_proxy: bool,
@@ -123,7 +132,9 @@ async def _serve(
     try:
         opened.hold()
         service = Store(opened, public=public, now_ms=now_ms)
-        service.sequencer = _sequencer(opened, keys, trust, passphrase_file, service.published)
+        service.sequencer = _sequencer(
+            opened, keys, trust, passphrase_file, service.published, without_key
+        )
         runner = new_runner(create_app(service))
         await runner.setup()
         try:
@@ -143,28 +154,44 @@ def _sequencer(
     trust: Path | None,
     passphrase_file: Path | None,
     published: Callable[..., None],
+    without_key: tuple[str, ...] = (),
 ) -> Sequencer:
-    """The writer, once newer trust metadata from the folder stands in the logs."""
-    with database.read() as snapshot:
-        origins = {log.environment: log.origin for log in snapshot.logs()}
+    """The writer, once newer trust metadata from the folder stands in the logs.
+
+    Left as they are, with a line that says so, are a log that the folder's newest root does not
+    name, and one that does not lead to where that root lets it go on in a new epoch: that of a
+    store restored from an older backup, which must run so that another epoch can be signed.
+    """
     folder = None if trust is None else TrustFolder.read(trust)
     identities = {} if folder is None else folder.identities()
-    origins |= {name: log.origin for name, log in identities.items() if name not in origins}
-    signers = load_log_signers(keys, origins, _passphrase(passphrase_file))
+    log_keys = LogKeys(keys, _passphrase(passphrase_file))
     sequencer = Sequencer(
-        database, signers, audit=Audit(database.path), now_ms=now_ms, published=published
+        database,
+        log_keys.signer,
+        audit=Audit(database.path),
+        now_ms=now_ms,
+        published=published,
+        without_key=without_key,
     )
     if folder is not None:
         known = sequencer.environments
-        answers = [
-            sequencer.append_trust(environment, folder.roots, folder.targets)
+        answers = {
+            environment: sequencer.append_trust(environment, folder.roots, folder.targets)
             for environment in known
-        ]
+            if environment in identities
+        }
         added = [log for name, log in identities.items() if name not in known]
         begun = sequencer.begin_logs(added, folder.roots, folder.targets)
         sequencer.work()
-        for answer in answers:
-            answer.result()
+        for environment, answer in answers.items():
+            try:
+                answer.result()
+            except EpochDiverged as error:
+                logger.warning(
+                    "%s; the log of epoch %d is served, go on from its end by 'control-plane log"
+                    " new-epoch -e %s --restored'",
+                    error, sequencer.position(environment).log.epoch, environment,
+                )  # fmt: skip
         begun.result()
     return sequencer
 
@@ -192,7 +219,7 @@ def init(
     folder = TrustFolder.read(trust)
     identities = folder.identities()
     origins = {name: log.origin for name, log in identities.items()}
-    signers = load_log_signers(keys, origins, _passphrase(passphrase_file))
+    log_keys = LogKeys(keys, _passphrase(passphrase_file))
     for written in _init_files(enrolment, token_folder):
         if written.exists():
             raise Refused(_taken(written))
@@ -204,7 +231,7 @@ def init(
     created = Database.create(beside)
     audit = Audit(database)
     try:
-        sequencer = Sequencer(created, signers, audit=audit, now_ms=now_ms)
+        sequencer = Sequencer(created, log_keys.signer, audit=audit, now_ms=now_ms)
         begun = sequencer.begin_logs(identities.values(), folder.roots, folder.targets)
         sequencer.work()
         begun.result()
@@ -235,7 +262,8 @@ def forget(database: Path, digest: str) -> None:
     try:
         with opened.write() as transaction:
             transaction.forget_blob(digest)
-        Audit(database).append([{"at": now_ms(), "event": "blob-forgotten", "digest": digest}])
+            # Before the commit: nothing is deleted that no line tells of.
+            Audit(database).append([{"at": now_ms(), "event": "blob-forgotten", "digest": digest}])
     finally:
         opened.close()
     click.echo(f"blob {digest}: deleted")

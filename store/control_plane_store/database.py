@@ -206,15 +206,20 @@ def _connect(path: Path) -> Engine:
 def _begin(connection: Connection) -> None:
     # A writer takes the write lock at once: upgrading a read later could only fail.
     writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    _at_driver(connection, "BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _set_synced(connection: Connection, synced: bool) -> None:
     # In WAL mode NORMAL only leaves out the sync at a commit; a later FULL commit syncs the same
     # file, so what was written before it is durable with it. Outside a transaction, as it must be.
+    _at_driver(connection, f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+
+
+def _at_driver(connection: Connection, statement: str) -> None:
+    """Run what has neither values nor rows: the way through SQLAlchemy takes longer than SQLite."""
     driver = connection.connection.driver_connection
     assert driver is not None
-    driver.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}").close()
+    driver.execute(statement).close()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -57,25 +57,34 @@ def heads(snapshot: Snapshot, log: Log, query: HeadQuery) -> dict[str, object]:
 
 
 def history(snapshot: Snapshot, log: Log, query: HistoryQuery) -> dict[str, object]:
-    """Entries newest first; of a change set, only the changes that were asked for.
+    """Entries of all epochs, newest first; of a change set, only the changes that were asked for.
 
     ``next`` is the ``before`` of the following page, None at the end.
     """
     limit = max(1, min(query.limit, MAX_ENTRIES))
-    before = log.note_size if query.before is None else log.index_of(query.before)
-    before = max(0, min(before, log.note_size))
-    if query.kind:
-        touched = (
-            f"{query.kind}\0{query.name}\0".encode() if query.name else f"{query.kind}\0".encode()
-        )
-        if query.name and query.part is not None:
-            touched = key_bytes(Key(query.kind, query.name, query.part))
-        indices = snapshot.touching(log, touched, before, limit + 1)
-    else:
-        indices = list(range(before - 1, max(-1, before - limit - 2), -1))
-    entries = [_entry(snapshot, log, index, query) for index in indices[:limit]]
-    following = log.generation_of(indices[limit - 1]) if len(indices) > limit else None
+    found: list[tuple[Log, int]] = []
+    for each in snapshot.epochs(log.environment):
+        if len(found) <= limit:
+            indices = _indices(snapshot, each, query, limit + 1 - len(found))
+            found += [(each, index) for index in indices]
+    entries = [_entry(snapshot, each, index, query) for each, index in found[:limit]]
+    last, index = found[limit - 1] if len(found) > limit else (None, 0)
+    following = None if last is None else last.generation_of(index)
     return _position(log) | {"entries": entries, "next": following}
+
+
+def _indices(snapshot: Snapshot, log: Log, query: HistoryQuery, limit: int) -> list[int]:
+    """The newest entries of one epoch that were asked for."""
+    before = log.note_size if query.before is None else log.index_of(query.before)
+    # A generation of a later epoch lies behind all of this one, one of an earlier before all.
+    before = max(0, min(before, log.note_size))
+    if not query.kind:
+        return list(range(before - 1, max(-1, before - limit - 1), -1))
+    touched = f"{query.kind}\0{query.name}\0" if query.name else f"{query.kind}\0"
+    prefix = touched.encode()
+    if query.name and query.part is not None:
+        prefix = key_bytes(Key(query.kind, query.name, query.part))
+    return snapshot.touching(log, prefix, before, limit)
 
 
 def pending(snapshot: Snapshot, log: Log) -> dict[str, object]:
@@ -152,6 +161,7 @@ def _entry(snapshot: Snapshot, log: Log, index: int, query: HistoryQuery) -> dic
     envelope = leaf.envelope
     entry: dict[str, object] = {
         "generation": log.generation_of(index),
+        "epoch": log.epoch,
         "index": index,
         "statement": envelope.identity,
         "sequenced_at": leaf.sequenced_at,

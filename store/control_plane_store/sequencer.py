@@ -7,14 +7,27 @@ waits for one large set at most.
 
 The durable effects of a change set, in order:
 
- (1) its blobs, by earlier calls of ``put_blob``;
+ (1) its blobs, by earlier calls of ``put_blob`` or ``put_blobs``;
  (2) one transaction: entry, tile hashes, position, heads, touched keys, identity, and the removal
      of the waiting set it may have been;
  (3) the signed checkpoint over the position of (2), by ``publish_checkpoint``; the only effect
      that is stored without being synced, for the reason given there.
 
 Then long polls wake, then the author is answered. What a crash leaves after each stands at the
-code. ``publish_checkpoint`` is the same function after a batch, at start and for the renewal
+code.
+
+Newer trust metadata is one more entry, written in the same order. When it begins an epoch, (2) is
+the whole beginning: the new log with its first two entries, the heads it carries over, the last
+checkpoint of the old log if that was still to come and the first of the new one, so that nobody
+ever sees an epoch by halves. Then, as (2b) and (2c), the change sets that waited for the old log
+are told to the audit file and dropped.
+
+An environment rests when the newest root known here does not name it, or when its log's key is
+said to be lost: the log is served as it stands, takes nothing but trust metadata, which may name it
+again or begin an epoch with another key, and no checkpoint of it is renewed, so its nodes say that
+they are stale.
+
+``publish_checkpoint`` is the same function after a batch, at start and for the renewal
 every ``RENEW_SECONDS``; it signs what the database holds and nothing else, and refuses to sign a
 tree that is smaller than, or different from, the one signed before.
 """
@@ -33,23 +46,25 @@ from typing import Any
 
 from control_plane.errors import (
     ControlPlaneError,
+    EpochMoved,
     Forked,
+    KeyFileRefused,
     NotFound,
     Refused,
     SyntaxInvalid,
     Unavailable,
 )
-from control_plane.log.canonical import parse, sha256_hex
 from control_plane.log.checkpoint import Checkpoint, LogSigner
 from control_plane.log.envelope import PAYLOAD_TYPE, Envelope
 from control_plane.log.fold import Head
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import EMPTY_ROOT, frontier_at, leaf_hash
-from control_plane.log.statements import ChangeSet, Key, TrustStatement
-from control_plane.log.steps import Accepted, Rejected, judge
+from control_plane.log.statements import ChangeSet, Key
+from control_plane.log.steps import judge
 from control_plane.names import MAX_SIGNATURES
 from control_plane.trust.state import LogIdentity, Policy
-from control_plane_store.admission import Surroundings, Waiting, admit, is_urgent
+from control_plane_store import epochs
+from control_plane_store.admission import Surroundings, Waiting, admit, check_origin, is_urgent
 from control_plane_store.audit import Audit
 from control_plane_store.database import Database
 from control_plane_store.transactions import Log, PendingRow, Snapshot, Transaction
@@ -75,6 +90,12 @@ class StoreFailed(Unavailable):
     code = "store_failed"
 
 
+class AtRest(Refused):
+    """The environment's log is served as it stands and takes no change."""
+
+    code = "environment_at_rest"
+
+
 class StoreBusy(Unavailable):
     """Too much work is waiting; try again in a moment."""
 
@@ -83,7 +104,7 @@ class StoreBusy(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A change set stands in the log; ``repeated`` when it stood there before."""
+    """A statement stands in the log; ``repeated`` when it stood there before."""
 
     statement: str
     generation: int
@@ -118,7 +139,7 @@ class Position:
     """A log as far as committed transactions carry it, and the policy in force there."""
 
     log: Log
-    policy: Policy | None
+    policy: Policy
 
 
 @dataclass(slots=True)
@@ -128,6 +149,8 @@ class _Batch:
     transaction: Transaction
     positions: dict[str, Position]
     refusals: list[dict[str, object]] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    """The environments whose logs begin an epoch here."""
 
 
 @dataclass(slots=True)
@@ -144,10 +167,12 @@ _Answers = list[tuple["Future[Any]", Any]]
 class Sequencer:
     """The writer of one database.
 
-    ``signers`` are the logs' keys by environment. ``published(environment, log)`` is called in
-    the writer's thread once a checkpoint is stored.
+    ``signers`` gives the signer of a log the first time it is to sign. ``published(environment,
+    log)`` is called in the writer's thread once a checkpoint is stored. The logs of the
+    environments ``without_key`` rest until their next epoch.
 
     Raises:
+        NotFound: an environment ``without_key`` has no log.
         Forked: the database's tree is not the one its last checkpoint was signed for.
         ControlPlaneError: a log's trust entries do not lead to a policy.
     """
@@ -155,15 +180,17 @@ class Sequencer:
     def __init__(
         self,
         database: Database,
-        signers: Mapping[str, LogSigner],
+        signers: Callable[[LogIdentity], LogSigner],
         *,
         audit: Audit,
         now_ms: Callable[[], int],
         published: Callable[[str, Log], None] = lambda environment, log: None,
+        without_key: Iterable[str] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._signers = signers
+        self._load_signer = signers
+        self._signers: dict[str, LogSigner] = {}
         self._audit = audit
         self._now_ms = now_ms
         self._published = published
@@ -177,6 +204,7 @@ class Sequencer:
         self._renewed_at: dict[str, float] = {}
         self._retry_at = 0.0
         self._positions = self._load()
+        self._without_key = {each: self.position(each).log.epoch for each in without_key}
         self._doubtful = False
 
     # Reading, from any thread
@@ -199,6 +227,23 @@ class Sequencer:
     def environments(self) -> tuple[str, ...]:
         """The environments this store has a log of."""
         return tuple(self._positions)
+
+    def why_at_rest(self, environment: str) -> str | None:
+        """Why the environment's log takes no change and no checkpoint is signed; None if it does.
+
+        Raises:
+            NotFound: this store has no log of that environment.
+        """
+        if self._without_key.get(environment) == self.position(environment).log.epoch:
+            return f"{environment}: expected the log's key, which is said to be lost"
+        policies = [position.policy for position in self._positions.values()]
+        newest = max(policies, key=lambda policy: policy.root_version)
+        if environment not in newest.environments:
+            return (
+                f"{environment}: expected a newest root that names it, found version"
+                f" {newest.root_version} that names {', '.join(newest.environments)}"
+            )
+        return None
 
     # Work, from any thread
 
@@ -227,14 +272,19 @@ class Sequencer:
 
     def put_blob(self, environment: str, digest: str, data: bytes) -> Future[None]:
         """Keep a blob, durably once the future is done; the caller checked its digest."""
+        return self.put_blobs(environment, {digest: data})
+
+    def put_blobs(self, environment: str, blobs: Mapping[str, bytes]) -> Future[None]:
+        """Keep blobs by digest, all of them or none; as ``put_blob``."""
         return self._enqueue(
-            lambda batch: batch.transaction.put_blob(environment, digest, data), len(data)
+            lambda batch: batch.transaction.put_blobs(environment, blobs),
+            sum(map(len, blobs.values())),
         )
 
     def append_trust(
         self, environment: str, roots: Sequence[bytes], targets: bytes
-    ) -> Future[Receipt | None]:
-        """Append newer trust metadata; the future gives None when it is in force already.
+    ) -> Future[Receipt]:
+        """Append newer trust metadata, or begin the epoch it names; ``repeated`` when in force.
 
         ``roots`` may hold versions the log has; they are left out.
         """
@@ -243,6 +293,23 @@ class Sequencer:
             len(targets) + sum(map(len, roots)),
         )
 
+    def offer_trust(
+        self, environment: str, named: epochs.Named, *, token: str = ""
+    ) -> Future[Receipt]:
+        """As ``append_trust``, for metadata whose bytes were put before."""
+
+        def work(batch: _Batch) -> Receipt:
+            try:
+                found = epochs.read_metadata(batch.transaction, environment, named)
+                return self._append_trust(batch, environment, *found)
+            except ControlPlaneError as error:
+                # The key file that is missing is the store's own, not what was asked for.
+                told = KeyFileRefused(str(error)) if isinstance(error, NotFound) else error
+                batch.refusals.append(refusal(self._now_ms(), environment, token, told))
+                raise told from error
+
+        return self._enqueue(work, 0)
+
     def begin_logs(
         self, identities: Iterable[LogIdentity], roots: Sequence[bytes], targets: bytes
     ) -> Future[None]:
@@ -250,15 +317,17 @@ class Sequencer:
         wanted = list(identities)
 
         def work(batch: _Batch) -> None:
-            for identity in wanted:
-                before = (
-                    0 if identity.continues is None else int(str(identity.continues["generation"]))
-                )
-                log = batch.transaction.add_log(
-                    identity.environment, identity.epoch, identity.origin, before
-                )
-                batch.positions[identity.environment] = Position(log, None)
-                self._append_trust(batch, identity.environment, roots, targets)
+            offer = epochs.Offer(tuple(roots), targets)
+            at_ms = self._now_ms()
+            entries = [
+                epochs.first_entry(each, offer, signer=self._signer(each), at_ms=at_ms)
+                for each in wanted
+            ]
+            for identity, entry in zip(wanted, entries, strict=True):
+                transaction = batch.transaction
+                transaction.put_blobs(identity.environment, offer.blobs)
+                log = transaction.add_log(identity.environment, identity.epoch, identity.origin, 0)
+                self._append(batch, log, entry)
 
         return self._enqueue(work, len(targets))
 
@@ -269,7 +338,12 @@ class Sequencer:
     # The writer's thread
 
     def start(self) -> None:
-        """Publish what a crash left unpublished, then begin to work."""
+        """Finish what a crash left unfinished, then begin to work.
+
+        Raises:
+            NotFound, KeyFileRefused, SyntaxInvalid: a log's key is not the one it has.
+        """
+        self._drop_ended()
         self.publish_all()
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
         self._thread.start()
@@ -291,9 +365,19 @@ class Sequencer:
             _settle(answers)
 
     def publish_all(self) -> None:
-        """Publish a checkpoint of every log."""
-        for environment in self._positions:
+        """Publish a checkpoint of every log that is not at rest.
+
+        Raises:
+            NotFound, KeyFileRefused, SyntaxInvalid: as ``start``; nothing is published.
+        """
+        resting = {name: why for name in self._positions if (why := self.why_at_rest(name))}
+        moving = self._positions.keys() - resting.keys()
+        for environment in moving:
+            self._signer(self._positions[environment].policy.log(environment))
+        for environment in moving:
             self.publish_checkpoint(environment)
+        for why in resting.values():
+            logger.warning("%s; its log is served as it stands and takes no change", why)
 
     def publish_checkpoint(self, environment: str) -> None:
         """Sign the tree the database holds, store the checkpoint, and tell of it.
@@ -310,19 +394,29 @@ class Sequencer:
                     f"{position.log.origin}: expected the database at size"
                     f" {position.log.frontier.size} as written, found another tree"
                 )
-            _check_grown(log)
-            checkpoint = Checkpoint(log.origin, log.frontier.size, log.frontier.root())
-            note = self._signers[environment].sign_checkpoint(checkpoint, time_s)
             # A crash here, before (3): the entries of (2) stand, no checkpoint covers them, nobody
             # was told. Start-up signs the same tree again. The lost note never left the process.
-            transaction.set_note(log, note, checkpoint.size, checkpoint.root)
+            log = self._note(transaction, log, position.policy, time_s)
         # A crash here, after (3): start-up renews the note. An author who was not answered submits
         # again and finds the statement's entry. A power cut may take the note back though it was
         # served: the tree it covers was synced by (2), so start-up signs that tree or a larger one.
-        log = replace(log, note=note, note_size=checkpoint.size, note_root=checkpoint.root)
         self._positions[environment] = replace(position, log=log)
         self._renewed_at[environment] = self._monotonic()
         self._published(environment, log)
+
+    def _note(self, transaction: Transaction, log: Log, policy: Policy, time_s: int) -> Log:
+        """Sign the log's tree and store the checkpoint; the log with it."""
+        _check_grown(log)
+        checkpoint = Checkpoint(log.origin, log.frontier.size, log.frontier.root())
+        signer = self._signer(policy.log(log.environment))
+        note = signer.sign_checkpoint(checkpoint, time_s)
+        transaction.set_note(log, note, checkpoint.size, checkpoint.root)
+        return replace(log, note=note, note_size=checkpoint.size, note_root=checkpoint.root)
+
+    def _signer(self, log: LogIdentity) -> LogSigner:
+        if log.origin not in self._signers:
+            self._signers[log.origin] = self._load_signer(log)
+        return self._signers[log.origin]
 
     def _run(self) -> None:
         while self._wait():
@@ -358,7 +452,12 @@ class Sequencer:
         for environment, position in list(self._positions.items()):
             renewed_at = self._renewed_at.get(environment)
             unpublished = position.log.note_size < position.log.frontier.size
-            if unpublished or renewed_at is None or now - renewed_at >= RENEW_SECONDS:
+            # What was taken before the log came to rest is published; after a restart nobody may
+            # be left to sign it, and nobody was told of it.
+            signed = not unpublished or position.log.origin not in self._signers
+            if signed and self.why_at_rest(environment):
+                self._renewed_at.pop(environment, None)
+            elif unpublished or renewed_at is None or now - renewed_at >= RENEW_SECONDS:
                 self.publish_checkpoint(environment)
 
     def _enqueue(
@@ -394,6 +493,9 @@ class Sequencer:
         """Take waiting work and make its effects durable together; ``answers`` grows with it."""
         if self._doubtful:
             self._positions = self._load()
+            # Also a log that has moved on since is told of.
+            self._renewed_at.clear()
+            self._drop_ended()
             self._doubtful = False
         if not self._queue:
             return
@@ -407,6 +509,37 @@ class Sequencer:
         # A refusal moved nothing. Losing its line to a crash loses no answer either, because the
         # answer is given only after the line is synced.
         self._audit.append(batch.refusals)
+        if batch.moved:
+            for environment in batch.moved:
+                self._renewed_at.pop(environment, None)
+            self._drop_ended()
+
+    def _drop_ended(self) -> None:
+        """(2b) and (2c): tell of the sets that waited for a log that has ended, and drop them.
+
+        Nobody is shown them once the epoch has begun. A crash before (2b) or (2c) leaves them to
+        the next start, which may write their lines once more.
+        """
+        with self._database.read() as snapshot:
+            ended = snapshot.ended_pending()
+        if not ended:
+            return
+        now_ms = self._now_ms()
+        self._audit.append(
+            refusal(now_ms, log.environment, "", self._ended(log, row), row.statement)
+            for log, row in ended
+        )
+        with self._database.write() as transaction:
+            for log, row in ended:
+                transaction.drop_pending(log, row.statement)
+
+    def _ended(self, log: Log, row: PendingRow) -> EpochMoved:
+        epoch = self._positions[log.environment].log.epoch
+        return EpochMoved(
+            f"{log.origin}: expected {row.threshold} signatures before epoch {epoch} began, found"
+            f" {row.found}; sign the change anew",
+            epoch,
+        )
 
     def _work_off(self, batch: _Batch, answers: _Answers) -> None:
         deadline = self._monotonic() + BATCH_SECONDS
@@ -434,12 +567,17 @@ class Sequencer:
         """One change set; everything that can refuse it comes before the first write."""
         position, transaction = batch.positions[environment], batch.transaction
         log, identity = position.log, envelope.identity
+        # An epoch may have begun since the set was read.
+        check_origin(statement, log.origin)
         index = transaction.index_of_statement(log, identity)
         if index is not None:
             generation = log.generation_of(index)
             if dry_run:
                 return Rehearsal(identity, generation)
             return Receipt(identity, generation, index, repeated=True)
+        why = self.why_at_rest(environment)
+        if why is not None:
+            raise AtRest(f"{why}; its log is served as it stands and takes no change")
         around = self._surroundings(transaction, position)
         waiting = transaction.pending_envelope(log, identity)
         envelope = _gathered(waiting, envelope, around.policy)
@@ -455,11 +593,11 @@ class Sequencer:
             return Rehearsal(identity, found.accepted.generation)
         if waiting is not None:
             transaction.drop_pending(log, identity)
-        return self._append(batch, environment, found.leaf, found.accepted, found.required)
+        entry = epochs.Entry(found.leaf, found.accepted, found.required)
+        return self._append(batch, log, entry)
 
     def _surroundings(self, transaction: Transaction, position: Position) -> Surroundings:
         log = position.log
-        assert position.policy is not None  # every log begins with a trust entry
 
         def heads(keys: tuple[Key, ...]) -> dict[Key, Head]:
             return {key: row.head for key, row in transaction.heads(log, keys).items()}
@@ -475,64 +613,80 @@ class Sequencer:
                 row.key: row.head
                 for row in transaction.heads_from(log, f"config\0{namespace}@".encode())
             },
-            blob=lambda digest: _blob(transaction, log.environment, digest),
+            blob=lambda digest: transaction.held_blob(log.environment, digest),
         )
 
-    def _append(
-        self,
-        batch: _Batch,
-        environment: str,
-        leaf: Leaf,
-        accepted: Accepted,
-        required: Iterable[str],
-    ) -> Receipt:
-        position, transaction = batch.positions[environment], batch.transaction
-        log, envelope, data = position.log, leaf.envelope, leaf.encode()
+    def _append(self, batch: _Batch, log: Log, entry: epochs.Entry) -> Receipt:
+        transaction, leaf, accepted = batch.transaction, entry.leaf, entry.accepted
+        envelope, data = leaf.envelope, leaf.encode()
         index, hashed = log.frontier.size, leaf_hash(data)
         transaction.append(
             log, data, hashed, statement=envelope.identity, payload_type=envelope.payload_type
         )
         transaction.set_heads(log, accepted.heads or {}, accepted.changes)
-        transaction.require(log, index, required)
+        transaction.require(log, index, entry.required)
         moved = replace(
             log, frontier=log.frontier.extended([hashed]), sequenced_at=leaf.sequenced_at
         )
         transaction.move(moved)
-        batch.positions[environment] = Position(moved, accepted.policy)
+        batch.positions[log.environment] = Position(moved, accepted.policy)
         return Receipt(envelope.identity, accepted.generation, index)
 
     def _append_trust(
         self, batch: _Batch, environment: str, roots: Sequence[bytes], targets: bytes
-    ) -> Receipt | None:
-        position, transaction = batch.positions[environment], batch.transaction
+    ) -> Receipt:
+        """Newer trust metadata; everything that can refuse it comes before the first write."""
+        position, now_ms = batch.positions[environment], self._now_ms()
         log, policy = position.log, position.policy
-        newer = [root for root in roots if policy is None or _version(root) > policy.root_version]
-        if policy is not None and not newer and sha256_hex(targets) == policy.targets_digest:
-            return None
-        blobs = {sha256_hex(data): data for data in (*newer, targets)}
-        statement = TrustStatement(
-            origin=log.origin, root=tuple(map(sha256_hex, newer)), targets=sha256_hex(targets)
-        )
-        envelope = self._signers[environment].sign_envelope(
-            Envelope(PAYLOAD_TYPE["trust"], statement.payload())
-        )
-        leaf = Leaf(max(self._now_ms(), log.sequenced_at), envelope)
-        verdict = judge(
-            log.generation + 1,
-            leaf,
-            origin=log.origin,
-            environment=environment,
+        offer = epochs.newer(policy, roots, targets)
+        if offer is None:
+            return _standing(batch.transaction, log)
+        named = epochs.named_log(policy, offer, environment, now_ms)
+        if named.epoch > log.epoch:
+            return self._begin_epoch(batch, position, named, offer, now_ms)
+        entry = epochs.trust_entry(
+            named,
+            offer,
+            generation=log.generation + 1,
             policy=policy,
-            heads=_no_head,
-            blobs=blobs.get,
+            signer=self._signer(named),
+            at_ms=max(now_ms, log.sequenced_at),
         )
-        if isinstance(verdict, Rejected):
-            raise Refused(
-                f"{environment}: expected trust metadata that fits, found {verdict.reason}"
-            )
-        for digest, data in blobs.items():
-            transaction.put_blob(environment, digest, data)
-        return self._append(batch, environment, leaf, verdict, blobs)
+        batch.transaction.put_blobs(environment, offer.blobs)
+        return self._append(batch, log, entry)
+
+    def _begin_epoch(
+        self,
+        batch: _Batch,
+        position: Position,
+        named: LogIdentity,
+        offer: epochs.Offer,
+        now_ms: int,
+    ) -> Receipt:
+        transaction, old = batch.transaction, position.log
+        generation, first, second = epochs.epoch_entries(
+            transaction,
+            old,
+            position.policy,
+            named,
+            offer,
+            signer=self._signer(named),
+            at_ms=now_ms,
+        )
+        if old.note_size < old.frontier.size:
+            # Entries that no checkpoint covers yet are entries of the old log all the same. (If its
+            # key is lost, too, no epoch can begin: it takes a crash between (2) and (3) as well.)
+            self._note(transaction, old, position.policy, now_ms // 1000)
+        transaction.put_blobs(old.environment, offer.blobs)
+        log = transaction.add_log(old.environment, named.epoch, named.origin, generation)
+        transaction.carry_heads(old, log)
+        receipt = self._append(batch, log, first)
+        self._append(batch, batch.positions[old.environment].log, second)
+        begun = batch.positions[old.environment]
+        noted = self._note(transaction, begun.log, begun.policy, now_ms // 1000)
+        batch.positions[old.environment] = replace(begun, log=noted)
+        batch.moved.add(old.environment)
+        return receipt
 
     # Start-up
 
@@ -540,11 +694,7 @@ class Sequencer:
         """Positions and policies, folded from what the database holds and checked against it."""
         with self._database.read() as snapshot:
             newest = {log.environment: log for log in snapshot.logs()}
-            for environment, log in newest.items():
-                signer = self._signers.get(environment)
-                if signer is None or signer.origin != log.origin:
-                    found = "none" if signer is None else f"one of {signer.origin}"
-                    raise NotFound(f"expected the log key of {log.origin}, found {found}")
+            for log in newest.values():
                 _check_tree(snapshot, log)
             return {
                 environment: Position(log, _policy(snapshot, log))
@@ -623,20 +773,30 @@ def _check_places(envelope: Envelope, waiting: Sequence[PendingRow]) -> None:
             )
 
 
-def _policy(snapshot: Snapshot, log: Log) -> Policy | None:
-    """The policy in force at the log's end: the fold of its trust entries."""
+def _standing(snapshot: Snapshot, log: Log) -> Receipt:
+    """Where the policy in force was adopted: the log's last trust entry."""
+    index, data = snapshot.leaves_of_type(log, PAYLOAD_TYPE["trust"])[-1]
+    identity = Leaf.decode(data).envelope.identity
+    return Receipt(identity, log.generation_of(index), index, repeated=True)
+
+
+def _policy(snapshot: Snapshot, newest: Log) -> Policy:
+    """The policy in force at the log's end: the fold of the trust entries of all its epochs."""
     policy = None
-    for index, data in snapshot.leaves_of_type(log, PAYLOAD_TYPE["trust"]):
-        verdict = judge(
-            log.generation_of(index),
-            Leaf.decode(data),
-            origin=log.origin,
-            environment=log.environment,
-            policy=policy,
-            heads=_no_head,
-            blobs=lambda digest: _blob(snapshot, log.environment, digest),
-        )
-        policy = verdict.policy
+    for log in reversed(snapshot.epochs(newest.environment)):
+        for index, data in snapshot.leaves_of_type(log, PAYLOAD_TYPE["trust"]):
+            verdict = judge(
+                log.generation_of(index),
+                Leaf.decode(data),
+                origin=log.origin,
+                environment=log.environment,
+                policy=policy,
+                heads=_no_head,
+                blobs=lambda digest: snapshot.held_blob(newest.environment, digest),
+            )
+            policy = verdict.policy
+    if policy is None:
+        raise Forked(f"{newest.origin}: expected a trust entry first, found an empty log")
     return policy
 
 
@@ -666,22 +826,5 @@ def _check_grown(log: Log) -> None:
         )
 
 
-def _blob(snapshot: Snapshot, environment: str, digest: str) -> bytes | None:
-    try:
-        return snapshot.blob(environment, digest)
-    except NotFound:
-        return None
-
-
 def _no_head(_key: Key) -> None:
     """Trust entries are judged without heads."""
-
-
-def _version(metadata: bytes) -> int:
-    """The version of TUF metadata, before anything is verified."""
-    value = parse(metadata, what="trust metadata")
-    signed = value.get("signed") if isinstance(value, dict) else None
-    version = signed.get("version") if isinstance(signed, dict) else None
-    if not isinstance(version, int):
-        raise SyntaxInvalid("trust metadata: expected a signed version, found none")
-    return version

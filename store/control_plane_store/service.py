@@ -30,6 +30,7 @@ from aiohttp import web
 from control_plane.errors import (
     ChecksumMismatch,
     ControlPlaneError,
+    EpochMoved,
     NotFound,
     SyntaxInvalid,
 )
@@ -39,8 +40,10 @@ from control_plane_store import answers, feed, insight, tokens
 from control_plane_store.admission import read_change_set
 from control_plane_store.database import Database
 from control_plane_store.doorway import Doorway
+from control_plane_store.epochs import read_named
 from control_plane_store.sequencer import Outcome, Pending, Receipt, Sequencer, refusal
 from control_plane_store.transactions import Log, Snapshot, TokenRow
+from control_plane_store.uploads import read_blobs
 
 MAX_WAIT_SECONDS = 20.0
 BODY_SECONDS = 60.0
@@ -65,7 +68,8 @@ class Published:
 
     log: Log
     moved: asyncio.Event = field(default_factory=asyncio.Event)
-    parts: dict[int, asyncio.Future[bytes]] = field(default_factory=dict)
+    parts: dict[tuple[int, int], asyncio.Future[bytes]] = field(default_factory=dict)
+    """Answers being given now, by epoch and size."""
 
 
 class Store:
@@ -96,7 +100,8 @@ class Store:
         if self._loop is None:
             return
         known = self._logs.get(environment)
-        size = 0 if known is None else known.log.note_size
+        # Those who waited in an earlier epoch are told that it moved, and begin at the first entry.
+        size = known.log.note_size if known and known.log.epoch == log.epoch else 0
         part: bytes | None = None
         try:
             with self._database.read() as snapshot:
@@ -109,8 +114,8 @@ class Store:
         known = self._logs.get(environment)
         newest = self._logs[environment] = Published(log)
         if part is not None:
-            newest.parts[size] = asyncio.get_running_loop().create_future()
-            newest.parts[size].set_result(part)
+            done = newest.parts[log.epoch, size] = asyncio.get_running_loop().create_future()
+            done.set_result(part)
         if known is not None:
             known.moved.set()
 
@@ -149,6 +154,21 @@ class Store:
         await asyncio.wrap_future(self._sequencer().put_blob(environment, digest, data))
         return _json({"format": 1, "digest": digest}, status=201)
 
+    async def put_blobs(self, request: web.Request) -> web.Response:
+        """``POST /v1/<env>/blobs``: 201 once the bytes of all are durable; see ``uploads``."""
+        environment = request.match_info["environment"]
+        self._token(request, "submit")
+        async with self._blobs:
+            data = await self._body(request, MAX_REQUEST_BYTES)
+        if len(data) <= MAX_INLINE_HASH_BYTES:
+            blobs = read_blobs(data, environment)
+        else:
+            blobs = await asyncio.to_thread(read_blobs, data, environment)
+        del data
+        self._sequencer().position(environment)
+        await asyncio.wrap_future(self._sequencer().put_blobs(environment, blobs))
+        return _json({"format": 1, "count": len(blobs)}, status=201)
+
     async def submit(self, request: web.Request) -> web.Response:
         """``POST /v1/<env>/changes[?dry_run=1]``: 201, 200 when repeated, 202 when it waits."""
         environment = request.match_info["environment"]
@@ -168,6 +188,26 @@ class Store:
             sequencer.submit(environment, envelope, statement, dry_run=dry_run, token=_name(token))
         )
         return _outcome(outcome)
+
+    async def trust(self, request: web.Request) -> web.Response:
+        """``POST /v1/<env>/trust``: 201, 200 when in force; the root it brings may begin an epoch.
+
+        The body names roots and targets by digest; their bytes were put before.
+        """
+        environment = request.match_info["environment"]
+        token = self._token(request, "submit")
+        data = await self._body(request, MAX_ENVELOPE_BYTES)
+        sequencer = self._sequencer()
+        sequencer.position(environment)
+        try:
+            named = read_named(data)
+        except ControlPlaneError as error:
+            line = refusal(self._now_ms(), environment, _name(token), error)
+            await asyncio.wrap_future(sequencer.record(line))
+            raise
+        taken = sequencer.offer_trust(environment, named, token=_name(token))
+        receipt: Receipt = await asyncio.wrap_future(taken)
+        return _outcome(receipt)
 
     # Reading
 
@@ -227,7 +267,10 @@ class Store:
         return self._file(data, "application/octet-stream", NEVER_CHANGES)
 
     async def follow(self, request: web.Request) -> web.Response:
-        """``GET /v1/<env>/follow?epoch=&size=&wait=``: entries behind ``size``, waited for."""
+        """``GET /v1/<env>/follow?epoch=&size=&wait=``: entries behind ``size``, waited for.
+
+        Of an earlier epoch the entries that are left are given at once, then where it moved.
+        """
         environment = request.match_info["environment"]
         self._token(request, "follow")
         size, wait = _number(request, "size", 0), _number(request, "wait", 0)
@@ -238,7 +281,9 @@ class Store:
             # sets exactly this event, so none is slept through.
             known = self._known(environment)
             if known.log.epoch != epoch:
-                return _other_epoch(known.log, epoch)
+                log = await self._earlier(known.log, epoch, size)
+                break
+            log = known.log
             if known.log.note_size != size or self._stopping.is_set():
                 break
             remaining = deadline - asyncio.get_running_loop().time()
@@ -249,7 +294,7 @@ class Store:
                     await known.moved.wait()
             except TimeoutError:
                 break
-        data = await self._part(environment, size)
+        data = await self._part(known, log, size)
         headers = {"Cache-Control": "no-store"}
         return web.Response(body=data, content_type=MSGPACK, headers=headers)
 
@@ -319,17 +364,31 @@ class Store:
             raise NotFound(f"expected a log of this store, found {place!r}")
         return log
 
-    async def _part(self, environment: str, size: int) -> bytes:
-        """One part, read once for all who ask for it while the checkpoint stands."""
-        known = self._known(environment)
-        part = known.parts.get(size)
+    async def _earlier(self, newest: Log, epoch: int, size: int) -> Log:
+        """The log of an earlier epoch for a follower who does not have all of it.
+
+        Raises:
+            EpochMoved: the follower has all, or that epoch is not known here.
+            NotFound: an epoch after the newest.
+        """
+        place = f"{newest.environment}: expected epoch {newest.epoch}, found {epoch}"
+        if epoch > newest.epoch:
+            raise NotFound(place)
+        log = await self._read(lambda snapshot: snapshot.log(newest.environment, epoch))
+        if log is None or size >= log.note_size:
+            raise EpochMoved(place, newest.epoch)
+        return log
+
+    async def _part(self, known: Published, log: Log, size: int) -> bytes:
+        """One part, read once for all who ask for it while the newest checkpoint stands."""
+        place = (log.epoch, size)
+        part = known.parts.get(place)
         if part is None:
             if len(known.parts) >= 4:
                 known.parts.pop(next(iter(known.parts)))
-            log = known.log
             part = asyncio.create_task(self._read(lambda snapshot: feed.part(snapshot, log, size)))
-            known.parts[size] = part
-            part.add_done_callback(lambda done: _drop_failed(known.parts, size, done))
+            known.parts[place] = part
+            part.add_done_callback(lambda done: _drop_failed(known.parts, place, done))
         # One follower hanging up must not take the answer from the others.
         return await asyncio.shield(part)
 
@@ -353,7 +412,9 @@ def create_app(store: Store) -> web.Application:
             web.get("/healthz", store.healthz),
             web.put(f"{v1}/{blob}", store.put_blob),
             web.get(f"{v1}/{blob}", store.blob),
+            web.post(f"{v1}/blobs", store.put_blobs),
             web.post(f"{v1}/changes", store.submit),
+            web.post(f"{v1}/trust", store.trust),
             web.get(f"{v1}/heads", store.heads),
             web.get(f"{v1}/history", store.history),
             web.get(f"{v1}/pending", store.pending),
@@ -420,23 +481,14 @@ def _outcome(outcome: Outcome) -> web.Response:
     return _json(body)
 
 
-def _other_epoch(log: Log, epoch: int) -> web.Response:
-    if epoch > log.epoch:
-        raise NotFound(f"{log.environment}: expected epoch {log.epoch}, found {epoch}")
-    body = answers.plain(
-        "epoch_moved",
-        f"{log.environment}: expected epoch {log.epoch}, found {epoch}",
-        epoch=log.epoch,
-    )
-    return _json(body, status=410)
-
-
 def _drop_failed(
-    parts: dict[int, asyncio.Future[bytes]], size: int, done: asyncio.Future[bytes]
+    parts: dict[tuple[int, int], asyncio.Future[bytes]],
+    place: tuple[int, int],
+    done: asyncio.Future[bytes],
 ) -> None:
     """Keep no answer that is an error: the next follower asks the database again."""
-    if (done.cancelled() or done.exception() is not None) and parts.get(size) is done:
-        del parts[size]
+    if (done.cancelled() or done.exception() is not None) and parts.get(place) is done:
+        del parts[place]
 
 
 def _name(token: TokenRow | None) -> str:

@@ -57,7 +57,8 @@ def check(snapshot: Snapshot, authorization: str | None, environment: str, actio
         )
     if action == "submit" and row.may != "submit":
         raise TokenForbidden(
-            f"{environment}: expected a token that may submit, found {row.name!r} that may follow"
+            f"{environment}: expected a token that may submit, found {row.name!r} that may follow;"
+            " make one with 'control-plane token new'"
         )
     return row
 
@@ -83,10 +84,11 @@ def issue(
                 raise NotFound(f"expected an environment of this store, found {environment!r}")
             row = TokenRow(name, environment, may, now_ms, None)
             transaction.add_token(sha256_of(secret), row)
-    audit.append(
-        {"at": now_ms, "event": "token-new", "environment": each, "token": name, "may": may}
-        for each in environments
-    )
+        # Before the commit: a crash leaves a line too many, never a token that no line tells of.
+        audit.append(
+            {"at": now_ms, "event": "token-new", "environment": each, "token": name, "may": may}
+            for each in environments
+        )
 
 
 def revoke(
@@ -99,10 +101,11 @@ def revoke(
     """
     with database.write() as transaction:
         count = transaction.revoke_tokens(name, environment, now_ms)
-    if not count:
-        where = "any environment" if environment is None else environment
-        raise NotFound(f"expected a token {name!r} in force in {where}, found none")
-    audit.append(
-        [{"at": now_ms, "event": "token-revoked", "environment": environment, "token": name}]
-    )
+        if not count:
+            where = "any environment" if environment is None else environment
+            raise NotFound(f"expected a token {name!r} in force in {where}, found none")
+        # Before the commit, as above; whoever sees the command die revokes again.
+        audit.append(
+            [{"at": now_ms, "event": "token-revoked", "environment": environment, "token": name}]
+        )
     return count

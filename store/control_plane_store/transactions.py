@@ -13,7 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from control_plane.errors import NotFound, Refused
 from control_plane.log.canonical import canonical
@@ -60,6 +71,9 @@ _HASHES = (
     .where(HASHES.c.position >= bindparam("start"), HASHES.c.position < bindparam("stop"))
     .order_by(HASHES.c.position)
 )
+_EPOCHS = (
+    select(LOGS).where(LOGS.c.environment == bindparam("environment")).order_by(LOGS.c.epoch.desc())
+)
 _HEADS = select(HEADS.c.key, HEADS.c.head, HEADS.c.change).where(
     HEADS.c.log == bindparam("log"), HEADS.c.key.in_(bindparam("keys", expanding=True))
 )
@@ -103,11 +117,15 @@ _SET_NOTE = (
     .where(LOGS.c.id == bindparam("of_id"))
     .values({name: bindparam(name) for name in ("note", "note_size", "note_root")})
 )
-_IS_BLOB_HELD = select(BLOBS.c.data.is_not(None)).where(BLOBS.c.digest == bindparam("digest"))
-_IS_BLOB_GRANTED = select(
-    exists()
-    .where(GRANTS.c.environment == bindparam("environment"))
-    .where(GRANTS.c.digest == bindparam("digest"))
+_RESTORE_BLOB = (
+    update(BLOBS).where(BLOBS.c.digest == bindparam("of_digest")).values(data=bindparam("data"))
+)
+_BLOBS_HELD = select(BLOBS.c.digest, BLOBS.c.data.is_not(None)).where(
+    BLOBS.c.digest.in_(bindparam("digests", expanding=True))
+)
+_GRANTED = select(GRANTS.c.digest).where(
+    GRANTS.c.environment == bindparam("environment"),
+    GRANTS.c.digest.in_(bindparam("digests", expanding=True)),
 )
 
 
@@ -200,6 +218,10 @@ class Snapshot:
         query = _NEWEST_LOG if epoch is None else _NEWEST_LOG.where(LOGS.c.epoch == epoch)
         row = self.connection.execute(query, {"environment": environment}).first()
         return None if row is None else _log(row)
+
+    def epochs(self, environment: str) -> list[Log]:
+        """Every epoch of an environment, newest first."""
+        return [_log(row) for row in self.connection.execute(_EPOCHS, {"environment": environment})]
 
     def leaves(self, log: Log, start: int, stop: int) -> Iterator[bytes]:
         """The entries start..stop as their exact leaf bytes, read as they are taken."""
@@ -318,12 +340,25 @@ class Snapshot:
         data: bytes | None = row.data
         return data
 
+    def held_blob(self, environment: str, digest: str) -> bytes | None:
+        """A blob that was given to the environment and not deleted since."""
+        values = {"environment": environment, "digest": digest}
+        data: bytes | None = self.connection.execute(_BLOB, values).scalar()
+        return data
+
     # Pending change sets
 
     def pending(self, log: Log) -> list[PendingRow]:
         """Change sets that wait for signatures, oldest first."""
         query = select(PENDING).where(PENDING.c.log == log.id).order_by(PENDING.c.received_at)
         return [_pending_row(row) for row in self.connection.execute(query)]
+
+    def ended_pending(self) -> list[tuple[Log, PendingRow]]:
+        """Change sets that wait for a log that has gone on in a later epoch."""
+        logs = self.logs()
+        newest = {log.environment: log for log in logs}
+        ended = [log for log in logs if newest[log.environment] is not log]
+        return [(log, row) for log in ended for row in self.pending(log)]
 
     def pending_envelope(self, log: Log, statement: str) -> bytes | None:
         """The signatures gathered so far for a statement."""
@@ -437,22 +472,43 @@ class Transaction(Snapshot):
             _ADD_TOUCH, [{"log": log.id, "key": row["key"], "position": index} for row in rows]
         )
 
+    def carry_heads(self, old: Log, new: Log) -> None:
+        """Give a log the heads of the one it continues, which keeps its own."""
+        columns = [column for column in HEADS.c if column is not HEADS.c.log]
+        carried = select(literal(new.id), *columns).where(HEADS.c.log == old.id)
+        names = ["log", *(column.name for column in columns)]
+        self.connection.execute(insert(HEADS).from_select(names, carried))
+
     def require(self, log: Log, index: int, digests: Iterable[str]) -> None:
         """Note the blobs an entry cannot be judged without; they are never deleted."""
         rows = [{"log": log.id, "position": index, "digest": each} for each in set(digests)]
         if rows:
             self.connection.execute(insert(REQUIRED), rows)
 
-    def put_blob(self, environment: str, digest: str, data: bytes) -> None:
-        """Keep a blob for an environment; keeping it again is no change."""
-        held = self.connection.execute(_IS_BLOB_HELD, {"digest": digest}).scalar()
-        if held is None:
-            self.connection.execute(_ADD_BLOB, {"digest": digest, "data": data})
-        elif not held:
-            self.connection.execute(update(BLOBS).where(BLOBS.c.digest == digest).values(data=data))
-        grant = {"environment": environment, "digest": digest}
-        if not self.connection.execute(_IS_BLOB_GRANTED, grant).scalar():
-            self.connection.execute(_ADD_GRANT, grant)
+    def put_blobs(self, environment: str, blobs: Mapping[str, bytes]) -> None:
+        """Keep blobs, by digest, for an environment; keeping one again is no change."""
+        digests = list(blobs)
+        held = dict(self._chosen(_BLOBS_HELD, digests))
+        granted = {row[0] for row in self._chosen(_GRANTED, digests, environment=environment)}
+        added = [{"digest": each, "data": blobs[each]} for each in digests if each not in held]
+        grants = [each for each in digests if each not in granted]
+        if added:
+            self.connection.execute(_ADD_BLOB, added)
+        for digest, has_bytes in held.items():
+            if not has_bytes:
+                data = {"of_digest": digest, "data": blobs[digest]}
+                self.connection.execute(_RESTORE_BLOB, data)
+        if grants:
+            rows = [{"environment": environment, "digest": each} for each in grants]
+            self.connection.execute(_ADD_GRANT, rows)
+
+    def _chosen(
+        self, query: Select[Any], digests: Sequence[str], **values: object
+    ) -> Iterator[Any]:
+        for at in range(0, len(digests), _IN_CHUNK):
+            chunk = {"digests": digests[at : at + _IN_CHUNK]}
+            for row in self.connection.execute(query, chunk | values):
+                yield tuple(row)
 
     def forget_blob(self, digest: str) -> None:
         """Delete a superseded blob's bytes everywhere; its digest keeps answering "gone".
@@ -464,8 +520,11 @@ class Transaction(Snapshot):
         known = select(exists().where(BLOBS.c.digest == digest))
         if not self.connection.execute(known).scalar():
             raise NotFound(f"expected a blob {digest}, found none")
+        # A head of an ended epoch is a head no more unless it was carried over.
+        newest = {log.environment: log.id for log in self.logs()}
         needed = select(
-            exists().where(HEADS.c.digest == digest) | exists().where(REQUIRED.c.digest == digest)
+            exists().where(HEADS.c.digest == digest, HEADS.c.log.in_(newest.values()))
+            | exists().where(REQUIRED.c.digest == digest)
         )
         if self.connection.execute(needed).scalar():
             raise Refused(f"blob {digest}: expected one that is superseded, found it in use")

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,16 @@ from control_plane.cli import main
 from control_plane.cli.children import Child
 from control_plane.cli.project import create_project
 from control_plane.cli.services import start_store
-from control_plane.cli.settings import Project
+from control_plane.cli.settings import Project, read_project
+from control_plane.errors import ControlPlaneError
+from control_plane.publish.client import StoreClient
 from control_plane.publish.keyfiles import create_trust
+from control_plane.publish.replay import History, replay
+from control_plane.replica.reader import open_replica
+from control_plane.replica.source import current_folder
+from control_plane.replica.verify import verify as verify_replica
+from control_plane.trust.enrolment import Enrolment
+from control_plane.trust.state import restore
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,119 @@ def two_persons(short_path: Path) -> Iterator[TwoPersons]:
         process.line("store ready at ")
         token = folder / "tokens" / "submit.token"
         yield TwoPersons(url, token, trust.keys_directory, process)
+
+
+@dataclass
+class Governed:
+    """A project of a test's own, its store, and nodes that follow it."""
+
+    project: Project
+    run: Cli
+    store: Child | None = None
+    nodes: list[Child] = field(default_factory=list)
+
+    @property
+    def private(self) -> Path:
+        return self.project.private
+
+    def __call__(self, *arguments: object) -> Ran:
+        """Run the command in the project's folder."""
+        return self.run(*arguments, cwd=self.project.folder)
+
+    def done(self, *arguments: object) -> dict[str, Any]:
+        """What a command that must succeed says with --json."""
+        ran = self(*arguments, "--json")
+        assert ran.code == 0, ran.err
+        return ran.json
+
+    def start_store(self) -> None:
+        with (self.project.folder / "store.log").open("ab") as log:
+            self.store, _ = start_store(
+                self.project, self.project.store, say=lambda line: None, stderr=log
+            )
+
+    def stop_store(self) -> None:
+        assert self.store is not None
+        self.store.stop()
+
+    def start_node(self, name: str, trust: Path | None = None, *, wait: bool = True) -> Child:
+        """A daemon for production with a replica of its own."""
+        arguments = [
+            "-m", "control_plane", "daemon", "--store", self.project.store, "-e", "production",
+            "--token-file", str(self.private / "tokens" / "follow.token"),
+            "--trust", str(trust or self.private / "trust.json"), "--replica", str(self.root(name)),
+        ]  # fmt: skip
+        with (self.project.folder / f"{name}.log").open("ab") as log:
+            node = Child(name, arguments, stderr=log)
+        self.nodes.append(node)
+        if wait:
+            node.line("daemon ready: ")
+        return node
+
+    def root(self, name: str) -> Path:
+        """A node's replica root."""
+        return self.project.folder / name
+
+    def held(self, name: str, generation: int) -> dict[str, Any]:
+        """A node's heads, to the byte, and its policy, once it stands at a generation."""
+        folder = str(self.root(name) / "production")
+        for _ in range(600):
+            with contextlib.suppress(ControlPlaneError, OSError):
+                if (found := _held(folder))["generation"] == generation:
+                    report = verify_replica(folder)
+                    assert report.problems == ()
+                    return found
+            time.sleep(0.05)
+        raise AssertionError((self.project.folder / f"{name}.log").read_text())
+
+    def history(self, environment: str = "production") -> History:
+        """The environment's log, verified from its first entry with the project's trust.json."""
+        token = (self.private / "tokens" / "follow.token").read_text().strip()
+        enrolment = Enrolment.decode((self.private / "trust.json").read_bytes())
+        with StoreClient(self.project.store, token) as client:
+            return replay(client, environment, enrolment)
+
+
+def _held(folder: str) -> dict[str, Any]:
+    replica = open_replica(current_folder(folder))
+    try:
+        heads, log = replica.database("heads"), replica.database("log")
+        with replica.view() as view:
+            kept = dict(view.scan(b"", limit=1 << 30, database=log))
+            return {
+                "generation": view.generation,
+                "heads": dict(view.scan(b"", limit=1 << 30, database=heads)),
+                "policy": restore(kept[b"root"], kept[b"targets"]).digest,
+            }
+    finally:
+        replica.close()
+
+
+@pytest.fixture(scope="session")
+def _untouched() -> Iterator[Path]:
+    """A project whose store never ran; tests copy it."""
+    folder = Path(tempfile.mkdtemp(prefix="cp"))
+    create_project(folder / "p", installation="acme", environments=["production", "staging"])
+    yield folder / "p"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def governed(_untouched: Path, cli: Cli) -> Iterator[Governed]:
+    """A new project for production and staging with its store running."""
+    folder = Path(tempfile.mkdtemp(prefix="cp"))
+    shutil.copytree(_untouched, folder / "p")
+    config = folder / "p" / ".control-plane" / "config.json"
+    said = json.loads(config.read_text())
+    said |= {"store": f"unix:{folder / 's'}", "replica": str(folder / "p" / "live")}
+    config.write_text(json.dumps(said))
+    made = Governed(read_project(folder / "p"), cli)
+    made.start_store()
+    yield made
+    for child in (*made.nodes, made.store):
+        if child is not None:
+            child.stop()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -49,6 +49,21 @@ def test_signing_in_place_keeps_comments_and_adds_two_lines(
     assert path.read_text().startswith(before)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_signing_in_place_keeps_the_line_breaks_of_the_file(
+    cli: Cli, write: Write, tool: Make, key: Path, again: bool
+) -> None:
+    path = write(tool("t"))
+    before = path.read_bytes().replace(b"\n", b"\r\n")
+    path.write_bytes(before)
+    for _ in range(2 if again else 1):
+        ran = cli("sign", path, "--in-place", "--key", key)
+        assert ran.code == 0, ran.err
+    after = path.read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") == after.count(b"\r\n") == before.count(b"\n") + 2
+
+
 def test_signed_copies_go_below_out_and_leave_the_files_alone(
     cli: Cli, write: Write, tool: Make, flag: Make, key: Path, tmp_path: Path
 ) -> None:

@@ -129,6 +129,17 @@ def test_every_verb_the_project_promises_has_help() -> None:
     assert {verb for verb in VERBS if not re.search(rf"^ +{verb} ", listed, re.MULTILINE)} == set()
 
 
+GROUP_VERBS = {
+    "keys init", "keys new", "keys list", "keys revoke", "keys rotate-root",
+    "log verify", "log export", "log new-epoch",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", sorted(GROUP_VERBS))
+def test_every_verb_of_keys_and_log_has_help(verb: str) -> None:
+    assert f"Usage: control-plane {verb}" in help_of(verb.split())
+
+
 def test_every_command_and_option_in_the_docs_is_in_its_help() -> None:
     shown = usages()
     assert {"apply", "kill", "log verify", "revert"} <= {verb for verb, _ in shown}

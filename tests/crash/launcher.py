@@ -23,7 +23,10 @@ from control_plane_daemon.loop import EnvironmentLoop
 
 _PR_SET_PDEATHSIG = 1
 
-for name in ("cli.keys", "publish.keyfiles", "publish.publisher", "manifests.validation"):
+for name in (
+    "cli.keys", "cli.logs", "cli.pulling", "cli.signing", "manifests.validation",
+    "publish.keyfiles", "publish.publisher", "publish.static_log",
+):  # fmt: skip
     importlib.import_module(f"control_plane.{name}")
 for name in ("daemon.command", "daemon.embedded", "store.command"):
     importlib.import_module(f"control_plane_{name}")

@@ -19,7 +19,13 @@ from typing import Any
 
 import pytest
 
+from control_plane.errors import NotFound, StoreUnreachable
+from control_plane.log.canonical import sha256_hex
 from control_plane.log.envelope import PAYLOAD_TYPE
+from control_plane.publish.client import StoreClient
+from control_plane_store.database import Database
+
+ENVIRONMENT = "production"
 
 # (effect, what a crash right before or after it leaves, who picks it up)
 TABLE = (
@@ -128,6 +134,34 @@ def test_every_effect_of_the_store_is_in_the_table(store: Store) -> None:
 def test_a_store_killed_at_an_effect_keeps_what_it_promised(store: Store, when: str) -> None:
     for effect in dict.fromkeys(store.trace):
         assert store.run((effect, 1), when), effect
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_blobs_of_one_request_are_all_kept_or_none(store: Store, when: str) -> None:
+    installation = store.world.copy(store.base)
+    installation.start_store(at=("commit blobs+grants", 1), when=when)
+    token = (installation.place / "tokens" / "submit.token").read_text().strip()
+    blobs = [b"blob %d" % number for number in range(300)]
+    with StoreClient(installation.url, token) as client, pytest.raises(StoreUnreachable):
+        client.put_blobs(ENVIRONMENT, blobs)
+    assert installation.store.end() == -signal.SIGKILL
+    opened = Database.open(installation.database)
+    with opened.read() as snapshot:
+        found = [held(snapshot, data) for data in blobs]
+    opened.close()
+    assert found == [when == "after"] * len(blobs)
+    installation.start_store()
+    with StoreClient(installation.url, token) as client:
+        client.put_blobs(ENVIRONMENT, blobs)
+        assert [client.blob(ENVIRONMENT, sha256_hex(data)) for data in blobs] == blobs
+    installation.stop_store()
+
+
+def held(snapshot: Any, data: bytes) -> bool:
+    try:
+        return bool(snapshot.blob(ENVIRONMENT, sha256_hex(data)) == data)
+    except NotFound:
+        return False
 
 
 @pytest.mark.torture

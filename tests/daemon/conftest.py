@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,28 +21,32 @@ from aiohttp import web
 from control_plane.log.canonical import sha256_hex
 from control_plane.log.checkpoint import Checkpoint, LogSigner
 from control_plane.log.envelope import PAYLOAD_TYPE, Envelope
-from control_plane.log.fold import Head, Rejection, fold
+from control_plane.log.fold import Head, Rejection, fold, snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import Frontier, consistency_proof, leaf_hash, subtree_reader
 from control_plane.log.statements import (
     Change,
+    Continuation,
+    EpochStatement,
     Key,
     SnapshotStatement,
     TrustStatement,
     change_set,
 )
-from control_plane.log.steps import Batch
+from control_plane.log.steps import Batch, BlobMissing
 from control_plane.manifests.documents import blob
-from control_plane.publish.keyfiles import Trust, create_trust, sign_envelope
+from control_plane.publish.keyfiles import NEVER, Trust, create_trust, sign_envelope
 from control_plane.publish.sign import signed
 from control_plane.replica.format import Record, decode_record
 from control_plane.replica.header import GENERATION, map_header
 from control_plane.replica.source import current_folder
 from control_plane.replica.writer import ReplicaWriter
+from control_plane.trust import authoring
 from control_plane.trust.enrolment import Enrolment
 from control_plane_daemon.enrol import enrolled, open_replica
 from control_plane_daemon.follower import Follower
-from control_plane_daemon.source import Fetched, Followed
+from control_plane_daemon.loop import EnvironmentLoop
+from control_plane_daemon.source import Fetched, Followed, StoreSource
 
 START_MS = 1_700_000_000_000
 ENVIRONMENT = "production"
@@ -79,7 +84,9 @@ class KeptLog:
         self.trust = trust
         self.clock = clock
         self.environment = environment
-        self.origin = f"{trust.installation}/{environment}/1"
+        self.epoch = 1
+        self.base = 0
+        self.earlier: dict[int, KeptLog] = {}
         self.log = LogSigner(self.origin, trust.log_key(environment))
         self.leaves: list[bytes] = []
         self.blobs: dict[str, bytes] = {}
@@ -87,12 +94,94 @@ class KeptLog:
         self.heads: dict[Key, Head] = {}
         self._append_trust()
 
+    @property
+    def origin(self) -> str:
+        return f"{self.trust.installation}/{self.environment}/{self.epoch}"
+
+    @property
+    def generation(self) -> int:
+        return self.base + len(self.leaves)
+
+    def epochs(self) -> dict[int, KeptLog]:
+        """This log in each epoch it had, by number."""
+        return {**self.earlier, self.epoch: self}
+
     # Entries
 
-    def _append_trust(self) -> None:
-        root, targets = (self.keep(data) for data in (self.trust.root, self.trust.targets))
-        statement = TrustStatement(origin=self.origin, root=(root,), targets=targets)
+    def _append_trust(self, *roots: bytes) -> None:
+        targets = self.keep(self.trust.targets)
+        digests = tuple(self.keep(root) for root in roots or (self.trust.root,))
+        statement = TrustStatement(origin=self.origin, root=digests, targets=targets)
         self.append(self.log.sign_envelope(Envelope(PAYLOAD_TYPE["trust"], statement.payload())))
+
+    # Epochs
+
+    def copy(self) -> KeptLog:
+        """The log as a backup keeps it."""
+        log = copy(self)
+        log.leaves, log.heads, log.blobs = [*self.leaves], {**self.heads}, {**self.blobs}
+        log.deleted = {*self.deleted}
+        return log
+
+    def next_epoch(
+        self,
+        *,
+        epoch: int | None = None,
+        generation: int | None = None,
+        version: int | None = None,
+        witnesses: dict[str, Any] | None = None,
+        **continues: Any,
+    ) -> KeptLog:
+        """The log going on in a new epoch by a new root; ``continues`` says what is not so."""
+        base = (1 << 20) + self.generation if generation is None else generation
+        new = self.copy()
+        new.earlier = self.epochs()
+        new.epoch, new.base = epoch or self.epoch + 1, base
+        named = {
+            "epoch": self.epoch, "size": len(self.leaves), "root": self.tree().hex(),
+            "generation": base,
+        } | continues  # fmt: skip
+        new.trust = replace(self.trust, root=self._next_root(new, named, version, witnesses))
+        new.log = LogSigner(new.origin, new.trust.log_key(self.environment))
+        new.leaves = []
+        new._append_trust()
+        new.append(new.log.sign_envelope(new.epoch_statement(named)))
+        return new
+
+    def _next_root(
+        self, new: KeptLog, continues: Any, version: int | None, witnesses: dict[str, Any] | None
+    ) -> bytes:
+        trust = self.trust
+        root = authoring.new_root(
+            version=version or trust.policy.root_version + 1, expires=NEVER,
+            root_keys=[trust.keys["root"].public], targets_keys=[trust.keys["targets"].public],
+            logs=[
+                authoring.new_log(
+                    trust.installation, self.environment,
+                    trust.keys[f"log-{self.environment}"].public, epoch=new.epoch,
+                    continues=continues, witnesses=witnesses,
+                )
+            ],
+        )  # fmt: skip
+        return authoring.signed(root, [trust.signers["root"]])
+
+    def epoch_statement(self, continues: dict[str, Any], **state: Any) -> Envelope:
+        """What the second entry of this epoch says, unsigned; ``state`` says what is not so."""
+        count, root = snapshot_root(snapshot_line(key, head) for key, head in self.heads.items())
+        statement = EpochStatement(
+            origin=self.origin, continues=Continuation(**continues),
+            state=SnapshotStatement(
+                **{
+                    "origin": self.origin, "generation": self.base + 1, "count": count,
+                    "root": root, "policy": self.trust.policy.digest,
+                } | state
+            ),
+        )  # fmt: skip
+        return Envelope(PAYLOAD_TYPE["epoch"], statement.payload())
+
+    def tree(self, size: int | None = None) -> bytes:
+        """The root hash at a size."""
+        return Frontier().extended(map(leaf_hash, self.leaves[:size])).root()
 
     def keep(self, data: bytes) -> str:
         self.blobs[sha256_hex(data)] = data
@@ -101,7 +190,7 @@ class KeptLog:
     def append(self, envelope: Envelope) -> int:
         """Append an envelope whatever it says; its generation."""
         self.leaves.append(Leaf(self.clock.ms, envelope).encode())
-        return len(self.leaves)
+        return self.generation
 
     def submit(self, *changes: Change, signer: str = "author", verb: str = "apply") -> int:
         """Append a change set that replaces the heads there are; its generation."""
@@ -179,7 +268,7 @@ class KeptLog:
 
     def snapshot(self, root: str, count: int) -> int:
         statement = SnapshotStatement(
-            origin=self.origin, generation=len(self.leaves), count=count, root=root,
+            origin=self.origin, generation=self.generation, count=count, root=root,
             policy=self.trust.policy.digest,
         )  # fmt: skip
         envelope = Envelope(PAYLOAD_TYPE["snapshot"], statement.payload())
@@ -188,10 +277,8 @@ class KeptLog:
     # Answers
 
     def checkpoint(self, size: int | None = None, time_s: int | None = None) -> bytes:
-        leaves = self.leaves[:size]
-        root = Frontier().extended(map(leaf_hash, leaves)).root()
         return self.log.sign_checkpoint(
-            Checkpoint(self.origin, len(leaves), root),
+            Checkpoint(self.origin, len(self.leaves[:size]), self.tree(size)),
             self.clock.ms // 1000 if time_s is None else time_s,
         )
 
@@ -233,27 +320,44 @@ class Node:
     writer: ReplicaWriter
     log: KeptLog
     opened: Any
-    enrolled_size: int
     asked: list[str] = field(default_factory=list)
 
     def follow(self, limit: int = 8_192, *, blobs: bool = True) -> None:
-        """Follow the log to its end."""
+        """Follow the log to its end, through all its epochs."""
         while True:
-            followed = self.log.followed(self.follower.position.size, limit, blobs=blobs)
+            log = self.log.epochs()[self.follower.epoch]
+            followed = log.followed(self.follower.position.size, limit, blobs=blobs)
             self.take(followed)
-            if not followed.more:
+            if followed.more:
+                continue
+            later = [epoch for epoch in sorted(self.log.epochs()) if epoch > self.follower.epoch]
+            if not later:
                 return
+            self.begin(self.log.epochs()[later[0]].followed(0, limit, blobs=blobs))
 
-    def take(self, followed: Followed) -> None:
+    def begin(self, followed: Followed) -> None:
+        """Go on in the epoch that an answer begins."""
+        self.take(followed, self.follower.begin)
+
+    def take(self, followed: Followed, verify: Any = None) -> None:
         """Check one answer and take all of it."""
-        verified = self.follower.check(followed)
+        verified = self._verified(verify or self.follower.check, followed)
         while not (progress := self.follower.take(verified)).done:
             wanted = [progress.required] if progress.required else progress.wanted
             self.asked.extend(wanted)
             fetched = self.log.fetched(wanted)
             assert progress.required is None or fetched.found, f"waiting for {progress.required}"
             self.follower.deliver(fetched)
-        self.opened.show_when_ready(self.follower, self.enrolled_size)
+        self.opened.show_when_ready(self.follower)
+
+    def _verified(self, verify: Any, followed: Followed) -> Any:
+        while True:
+            try:
+                return verify(followed)
+            except BlobMissing as missing:
+                self.asked.append(missing.digest)
+                digest = missing.digest
+            self.follower.deliver(Fetched({digest: self.log.blobs[digest]}))
 
     def record(self, key: bytes) -> Record | None:
         """A record of the newest commit."""
@@ -326,12 +430,21 @@ class Served:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.moved.wait(), wait)
         self.moved.clear()
-        return web.Response(body=self.packed(size))
+        epoch = int(request.query["epoch"])
+        log = self.log.epochs().get(epoch)
+        if epoch > self.log.epoch:
+            return web.json_response(
+                {"format": 1, "code": "not_found", "message": "none"}, status=404
+            )
+        if log is None or (epoch < self.log.epoch and size >= len(log.leaves)):
+            return web.json_response({"epoch": self.log.epoch}, status=410)
+        return web.Response(body=self.packed(size, epoch=epoch))
 
-    def packed(self, size: int, **changed: Any) -> bytes:
-        followed = self.log.followed(size, blobs=self.send_blobs)
+    def packed(self, size: int, *, epoch: int | None = None, **changed: Any) -> bytes:
+        log = self.log.epochs()[epoch or self.log.epoch]
+        followed = log.followed(size, blobs=self.send_blobs)
         answer = {
-            "format": 1, "epoch": 1, "checkpoint": followed.batch.checkpoint,
+            "format": 1, "epoch": log.epoch, "checkpoint": followed.batch.checkpoint,
             "first": size, "entries": list(followed.batch.leaves),
             "blobs": dict(followed.blobs), "more": False,
         }  # fmt: skip
@@ -351,7 +464,7 @@ async def served(log: KeptLog) -> AsyncIterator[Served]:
     served = Served(log)
     application = web.Application()
     application.router.add_get("/v1/production/follow", served.answer_follow)
-    application.router.add_get("/production/1/blob/sha256/{digest}", served.answer_blob)
+    application.router.add_get("/production/{epoch}/blob/sha256/{digest}", served.answer_blob)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -360,6 +473,51 @@ async def served(log: KeptLog) -> AsyncIterator[Served]:
     yield served
     served.moved.set()
     await runner.cleanup()
+
+
+class Running:
+    """A loop and what it has said; `until` waits for a condition of the replica."""
+
+    def __init__(self, loop: EnvironmentLoop, folder: str) -> None:
+        self.loop = loop
+        self.folder = folder
+        self.ready: list[tuple[str, int]] = []
+
+    def word(self, number: int) -> int:
+        return int(map_header(f"{current_folder(self.folder)}/header")[8 * number])
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - a header is another process's, in earnest
+                await asyncio.sleep(0.01)
+
+    async def reach(self, generation: int) -> None:
+        await self.until(lambda: self.word(GENERATION) == generation)
+
+
+@pytest.fixture
+def running(tmp_path: Path, log: Any, clock: Any) -> Any:
+    @asynccontextmanager
+    async def running(served: Any, enrolment: Enrolment | None = None) -> AsyncIterator[Running]:
+        folder = str(tmp_path)
+        async with StoreSource(served.url, "production", None) as source:
+            made: list[Running] = []
+            loop = EnvironmentLoop(
+                enrolled(enrolment or log.enrolment(1), "production"), folder, source,
+                ready=lambda *told: made[0].ready.append(told),
+                patience_seconds=0.2, now_ms=clock,
+            )  # fmt: skip
+            made.append(Running(loop, folder))
+            await loop.open()
+            task = asyncio.create_task(loop.run())
+            try:
+                yield made[0]
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                await loop.close()
+
+    return running
 
 
 NodeFactory = Callable[..., Node]
@@ -387,7 +545,7 @@ def make_node(tmp_path: Path, log: KeptLog, clock: Clock) -> Iterator[NodeFactor
         follower = Follower(
             of.environment, opened.writer, known, now_ms=clock, monotonic=lambda: 0.0
         )
-        node = Node(folder, follower, opened.writer, of, opened, known.size)
+        node = Node(folder, follower, opened.writer, of, opened)
         nodes[name] = node
         return node
 

@@ -4,65 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import pytest
 from aiohttp import web
 
 from control_plane.log.envelope import Envelope
-from control_plane.replica.header import GENERATION, HEARTBEAT_NS, STATE, map_header
-from control_plane.replica.source import current_folder
-from control_plane_daemon.enrol import enrolled
-from control_plane_daemon.loop import EnvironmentLoop
-from control_plane_daemon.source import StoreSource
-
-
-class Running:
-    """A loop and what it has said; `until` waits for a condition of the replica."""
-
-    def __init__(self, loop: EnvironmentLoop, folder: str) -> None:
-        self.loop = loop
-        self.folder = folder
-        self.ready: list[tuple[str, int]] = []
-
-    def word(self, number: int) -> int:
-        return int(map_header(f"{current_folder(self.folder)}/header")[8 * number])
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110 - a header is another process's, in earnest
-                await asyncio.sleep(0.01)
-
-    async def reach(self, generation: int) -> None:
-        await self.until(lambda: self.word(GENERATION) == generation)
-
-
-@pytest.fixture
-def running(tmp_path: Path, log: Any, clock: Any) -> Any:
-    @asynccontextmanager
-    async def running(served: Any) -> AsyncIterator[Running]:
-        folder = str(tmp_path)
-        async with StoreSource(served.url, "production", None) as source:
-            made: list[Running] = []
-            loop = EnvironmentLoop(
-                enrolled(log.enrolment(1), "production"), folder, source,
-                ready=lambda *told: made[0].ready.append(told),
-                patience_seconds=0.2, now_ms=clock,
-            )  # fmt: skip
-            made.append(Running(loop, folder))
-            await loop.open()
-            task = asyncio.create_task(loop.run())
-            try:
-                yield made[0]
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-                await loop.close()
-
-    return running
+from control_plane.replica.header import GENERATION, HEARTBEAT_NS, STATE
 
 
 async def test_a_change_is_served_as_soon_as_the_poll_answers(

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -180,6 +181,25 @@ def an_unknown_token(desk: Any) -> str:
     return str(desk.ran("pending", "-e", "production", "--token-file", path))
 
 
+def a_token_that_may_only_follow(desk: Any) -> str:
+    token = str(desk.project.private / "tokens" / "follow.token")
+    return str(desk.ran("kill", "new_ai_model", "-e", "production", "--token-file", token))
+
+
+def a_token_in_the_clear(desk: Any) -> str:
+    path = desk.write("token", f"cpt_{'A' * 43}\n")
+    store = ("--store", "http://0.0.0.0:1")
+    return str(desk.ran("pending", "-e", "production", *store, "--token-file", path))
+
+
+def a_clock_that_is_ahead(desk: Any) -> str:
+    path, change = desk.write("flag.yaml", FLAG.format("ahead")), str(desk.folder / "change.json")
+    later = time.time_ns() + 3600 * 10**9
+    with mock.patch.object(time, "time_ns", return_value=later):
+        desk.must("apply", "-f", path, "-e", "production", "--out", change)
+    return str(desk.ran("submit", change)).replace("HEX", "TIME")
+
+
 def a_conflict(desk: Any) -> str:
     path = desk.write("flag.yaml", FLAG.format("raced"))
     change = str(desk.folder / "change.json")
@@ -254,7 +274,8 @@ MISTAKES = (
     a_misspelt_configuration_key, a_misspelt_verb, an_unquoted_version, an_unknown_field,
     a_duplicate_key, a_default_that_is_no_variant, a_file_that_is_not_there, no_environment,
     a_percentage_in_words, a_foreign_key, a_key_that_others_can_read, no_key, no_trust,
-    a_file_that_is_no_token, an_unknown_token, a_conflict, a_flag_that_was_switched_off,
+    a_file_that_is_no_token, an_unknown_token, a_token_that_may_only_follow, a_token_in_the_clear,
+    a_clock_that_is_ahead, a_conflict, a_flag_that_was_switched_off,
     a_changed_version, a_deletion_without_version, a_generation_that_never_was,
     a_store_that_is_down, a_port_in_use, a_second_daemon, a_missing_extra,
 )  # fmt: skip

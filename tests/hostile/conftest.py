@@ -17,13 +17,14 @@ HERE = Path(__file__).parent
 
 NAMES = (
     "yaml", "place", "json", "strict", "canonical", "statement change-set", "statement trust",
-    "statement snapshot", "statement epoch", "envelope", "submission", "leaf", "change file",
-    "change list", "note", "checkpoint", "checkpoint text", "vkey", "tile path", "entry bundle",
-    "frontier", "head", "root", "targets", "policy root", "policy targets", "trust.json",
-    "private key", "public key", "document flag", "document segment", "document config",
-    "document agent", "document tool", "compiled", "resolved", "shard", "record", "head key",
-    "held entry", "config record", "registry record", "manifest record", "header page",
-    "flag record", "segment record", "follow", "moved epoch",
+    "statement snapshot", "statement epoch", "envelope", "submission", "trust offer", "leaf",
+    "change file", "change list", "note", "checkpoint", "witnessed checkpoint",
+    "checkpoint text", "vkey", "tile path",
+    "entry bundle", "frontier", "head", "root", "targets", "policy root", "policy targets",
+    "trust.json", "private key", "public key", "document flag", "document segment",
+    "document config", "document agent", "document tool", "compiled", "resolved", "shard", "record",
+    "head key", "held entry", "config record", "registry record", "manifest record",
+    "header page", "flag record", "segment record", "follow", "moved epoch",
 )  # fmt: skip
 """The targets; a list of its own, because making them takes keys and files."""
 

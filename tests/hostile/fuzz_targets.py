@@ -29,12 +29,12 @@ from control_plane.feature_flags.compile import VALUES, VARIANTS
 from control_plane.feature_flags.segments import Memberships
 from control_plane.feature_flags.table import Library, Table
 from control_plane.log.canonical import canonical, parse, parse_canonical, sha256_hex
-from control_plane.log.checkpoint import Checkpoint, LogSigner, open_checkpoint
+from control_plane.log.checkpoint import Checkpoint, LogSigner, cosigned_message, open_checkpoint
 from control_plane.log.envelope import PAYLOAD_TYPE, STATEMENTS, Envelope
 from control_plane.log.fold import Head
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import Frontier, leaf_hash
-from control_plane.log.note import Note, VerifierKey
+from control_plane.log.note import Note, NoteSignature, VerifierKey
 from control_plane.log.statements import (
     Change,
     ChangesBlob,
@@ -70,6 +70,7 @@ from control_plane.trust.metadata import read_root, read_targets
 from control_plane.trust.state import restore
 from control_plane_daemon import source
 from control_plane_store.admission import read_change_set
+from control_plane_store.epochs import read_named
 
 ORIGIN = "hello/production/1"
 DIGEST = sha256_hex(b"")
@@ -159,6 +160,7 @@ def _log_targets() -> dict[str, Target]:
     envelope = signer.sign_envelope(statement.envelope())
     leaf = Leaf(1_760_000_000_000, envelope).encode()
     note = signer.sign_checkpoint(Checkpoint(ORIGIN, 3, bytes(32)), 1_760_000_000)
+    witnessed, witnesses = _witnessed(note)
     change = SignedChange("production", envelope, {}).to_json()
     lines = encode_change_list(CHANGES)
     frontier = Frontier().extended([leaf_hash(bytes([each])) for each in range(7)])
@@ -172,6 +174,9 @@ def _log_targets() -> dict[str, Target]:
         "envelope": Target(Envelope.decode, [envelope.encode()], "json"),
         "submission": Target(lambda data: read_change_set(data, ORIGIN),
                              [envelope.encode()], "json"),
+        "trust offer": Target(
+            read_named,
+            [canonical({"format": 1, "root": [DIGEST, "0" * 64], "targets": DIGEST})], "json"),
         "leaf": Target(Leaf.decode, [leaf], "json"),
         "change file": Target(lambda data: SignedChange.decode(data, what="x"),
                               [canonical(change)], "json", (ControlPlaneError,)),
@@ -180,6 +185,9 @@ def _log_targets() -> dict[str, Target]:
         "note": Target(Note.parse, [note]),
         "checkpoint": Target(lambda data: open_checkpoint(data, signer.vkeys), [note],
                              errors=(ControlPlaneError,)),
+        "witnessed checkpoint": Target(
+            lambda data: open_checkpoint(data, signer.vkeys, witnesses=witnesses), [witnessed],
+            errors=(ControlPlaneError,)),
         "checkpoint text": Target(lambda data: Checkpoint.parse_text(_text(data)),
                                   [Note.parse(note).text.encode()]),
         "vkey": Target(lambda data: VerifierKey.parse(_text(data)),
@@ -190,6 +198,16 @@ def _log_targets() -> dict[str, Target]:
         "frontier": Target(Frontier.decode, [frontier.encode()]),
         "head": Target(Head.decode, [head.encode()], "msgpack"),
     }  # fmt: skip
+
+
+def _witnessed(note: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The note with a witness's line, and what a root says that asks for one."""
+    parsed, key = Note.parse(note), Ed25519PrivateKey.from_private_bytes(b"w" * 32)
+    witness = VerifierKey.cosigner("witness.example", key.public_key().public_bytes_raw())
+    value = (7).to_bytes(8, "big") + key.sign(cosigned_message(parsed.text, 7))
+    line = NoteSignature(witness.name, witness.key_id, value)
+    asked: dict[str, Any] = {"vkeys": [witness.encode()], "threshold": 1}
+    return Note(parsed.text, (*parsed.signatures, line)).encode(), asked
 
 
 def _text(data: bytes) -> str:
@@ -357,5 +375,6 @@ def _answers() -> dict[str, Target]:
     return {
         "follow": Target(lambda data: source._followed(data, "http://store", 1),
                          [msgpack.packb(follow)], "msgpack", (Unavailable,)),
-        "moved epoch": Target(source._moved_epoch, [moved], "json", ()),
+        "moved epoch": Target(lambda data: source._moved(data, "x", "http://store"),
+                              [moved], "json", ()),
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -177,6 +178,28 @@ def test_heads_read_back(
 def test_a_head_out_of_form_is_refused(data: bytes) -> None:
     with pytest.raises(SyntaxInvalid):
         Head.decode(data)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["1", DIGEST, "", "apply", []],
+        [True, DIGEST, "", "apply", []],
+        [-1, DIGEST, "", "apply", []],
+        [1.0, DIGEST, "", "apply", []],
+        [1, None, "", "apply", []],
+        [1, b"ab", "", "apply", []],
+        [1, DIGEST, 0, "apply", []],
+        [1, DIGEST, "", ["apply"], []],
+        [1, DIGEST, "", "apply", "keys"],
+        [1, DIGEST, "", "apply", {"k": 1}],
+        [1, DIGEST, "", "apply", ["k", 2]],
+        [1, DIGEST, "", "apply", [], 1],
+    ],
+)
+def test_a_head_with_fields_of_other_types_is_refused(fields: list[object]) -> None:
+    with pytest.raises(SyntaxInvalid, match="head: expected five packed fields"):
+        Head.decode(msgpack.packb(fields))
 
 
 GOLDEN_ROOT = "30fad86ca98011f4e3fe68fe26fe9075d5b23f09df00d4ba487a014d5af342a4"

@@ -6,11 +6,13 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 
 from control_plane.errors import (
     ChecksumMismatch,
     Conflict,
+    EpochMoved,
     ManifestInvalid,
     NotFound,
     Refused,
@@ -21,7 +23,7 @@ from control_plane.errors import (
 )
 from control_plane.log.canonical import sha256_hex
 from control_plane.log.envelope import Envelope
-from control_plane.publish.client import StoreClient
+from control_plane.publish.client import BLOB_BYTES_A_REQUEST, StoreClient
 from control_plane.publish.publisher import Publisher
 
 Start = Callable[..., Any]
@@ -44,23 +46,32 @@ def test_a_unix_socket_that_is_absent_is_unreachable() -> None:
         client.pending("production")
 
 
-def test_many_blobs_are_all_put_and_counted(answering: Start) -> None:
-    server, counted = answering((201, {"format": 1})), []
-    blobs = [b"blob %d" % number for number in range(200)]
+def test_many_blobs_go_in_few_requests_and_are_counted(answering: Start) -> None:
+    server, counted = answering((201, {"format": 1, "count": 512})), []
+    blobs = [b"blob %d" % number for number in range(1200)]
     with StoreClient(server.url) as client:
         client.put_blobs("production", blobs, counted.append)
-    assert sorted(server.asked) == sorted(
-        f"PUT /v1/production/blob/sha256/{sha256_hex(data)}" for data in blobs
-    )
-    assert counted == list(range(1, 201))
+    assert server.asked == ["POST /v1/production/blobs"] * 3
+    assert counted == [512, 1024, 1200]
 
 
-def test_a_blob_that_is_refused_ends_the_others(answering: Start) -> None:
+def test_a_large_blob_goes_alone(answering: Start) -> None:
+    server, large = answering((201, {"format": 1})), bytes(BLOB_BYTES_A_REQUEST)
+    with StoreClient(server.url) as client:
+        client.put_blobs("production", [b"a", large, b"b", b"c"])
+    assert server.asked == [
+        f"PUT /v1/production/blob/sha256/{sha256_hex(b'a')}",
+        f"PUT /v1/production/blob/sha256/{sha256_hex(large)}",
+        "POST /v1/production/blobs",
+    ]
+
+
+def test_blobs_that_are_refused_end_the_others(answering: Start) -> None:
     refusal = (401, {"format": 1, "code": "token_refused", "message": "expected a token"})
-    server = answering(*[(201, {"format": 1})] * 10, refusal)
+    server = answering((201, {"format": 1, "count": 512}), refusal)
     with StoreClient(server.url) as client, pytest.raises(TokenRefused):
-        client.put_blobs("production", [b"%d" % number for number in range(1000)])
-    assert len(server.asked) < 100
+        client.put_blobs("production", [b"%d" % number for number in range(2000)])
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("url", ["", "ftp://host", "127.0.0.1:7840", "http://"])
@@ -168,3 +179,51 @@ def test_a_store_with_another_origin_than_trusted_gets_no_signature(
         with pytest.raises(TrustError, match="expected origin ours/production/1"):
             publisher.submit(change)
     assert not [line for line in server.asked if line.startswith("POST")]
+
+
+@pytest.mark.parametrize(("body", "epoch"), [({"epoch": 4}, 4), ({}, 0), ({"epoch": "4"}, 0)])
+def test_an_epoch_that_moved_on_is_told_with_its_number(
+    answering: Start, body: dict[str, object], epoch: int
+) -> None:
+    refusal = {"format": 1, "code": "epoch_moved", "message": "the log goes on", **body}
+    server = answering((410, refusal))
+    with StoreClient(server.url) as client, pytest.raises(EpochMoved) as moved:
+        client.follow("production", epoch=1, size=9)
+    assert moved.value.epoch == epoch
+    assert str(moved.value) == "the log goes on"
+
+
+FOLLOWED: dict[str, object] = {
+    "format": 1, "epoch": 1, "checkpoint": b"note", "first": 0, "entries": [b"leaf"],
+    "blobs": {"ab": b"blob"}, "more": True, "proof": [b"hash"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"format": 2}, {"format": None}, {"checkpoint": "note"}, {"checkpoint": None},
+        {"first": "0"}, {"first": None}, {"first": True}, {"entries": None}, {"entries": ["leaf"]},
+        {"entries": {}}, {"blobs": None}, {"blobs": []}, {"blobs": {"ab": "blob"}},
+        {"blobs": {1: b"blob"}}, {"proof": ["hash"]}, {"proof": None}, {"proof": b"hash"},
+    ],
+)  # fmt: skip
+def test_a_follow_answer_of_another_shape_is_no_stores(
+    answering: Start, other: dict[str, object]
+) -> None:
+    server = answering((200, msgpack.packb({**FOLLOWED, **other})), (200, msgpack.packb(FOLLOWED)))
+    with StoreClient(server.url) as client:
+        with pytest.raises(StoreUnreachable, match="expected a follow answer of format 1"):
+            client.follow("production", epoch=1, size=0)
+        assert client.follow("production", epoch=1, size=0) == FOLLOWED
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "first", "entries", "blobs", "proof"])
+def test_a_follow_answer_without_a_field_is_no_stores(answering: Start, name: str) -> None:
+    lacking = {each: value for each, value in FOLLOWED.items() if each != name}
+    server = answering((200, msgpack.packb(lacking)))
+    with (
+        StoreClient(server.url) as client,
+        pytest.raises(StoreUnreachable, match="expected a follow answer of format 1"),
+    ):
+        client.follow("production", epoch=1, size=0)

@@ -119,6 +119,22 @@ def test_pages_over_the_budget_shorten_the_grace_to_ten_seconds_and_no_less(
     assert (Path(current_folder(folder)) / "data.mdb").stat().st_size < 32 * 200_000
 
 
+def test_hours_of_commits_leave_the_file_within_the_budget(folder, open_writer, clock):
+    data_bytes, budget = 400_000, 6 << 20
+    writer = open_writer(grace_seconds=300, pin_budget_bytes=budget, sync=False)
+    file, sizes = Path(current_folder(folder)) / "data.mdb", []
+    for second in range(4000):
+        for part in range(2):
+            with writer.write() as change:
+                change.generation += 1
+                change.blobs.put(b"blob %d" % (change.generation % 4), bytes([part]) * 100_000)
+            clock.now += 0.5
+        if second % 1000 == 999:
+            sizes.append(file.stat().st_size)
+    assert max(sizes) < 2 * data_bytes + budget
+    assert sizes[0] == sizes[-1], "what the first minutes needed is enough for ever"
+
+
 def test_within_the_budget_the_grace_period_is_kept(folder, open_writer, put_flag, clock):
     writer = open_writer(grace_seconds=300)
     for number in range(200):

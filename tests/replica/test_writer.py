@@ -1,6 +1,7 @@
 """What one writer does, refuses, and leaves behind when it dies."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -341,6 +342,43 @@ def test_a_lost_link_is_mended_with_revisions_that_no_reader_has_seen(
     assert current(folder) == "2"
     assert old[8 * header.TOMBSTONE] == 1
     assert min(revisions(folder)) > max(before)
+
+
+@pytest.mark.parametrize("gone", ["v1/1", "v1", "."])
+def test_what_was_taken_away_under_the_writer_is_made_anew_with_its_lock(
+    folder, open_writer, put_flag, gone
+):
+    with open_writer() as writer:
+        for number in range(5):
+            put_flag(writer, "x", b"%d" % number)
+        writer.check_place()
+        before, old = revisions(folder), words_of(folder)
+        shutil.rmtree(Path(folder, gone))
+        with pytest.raises(ReplicaCorrupt, match=r"/1: expected the files that are being written"):
+            writer.check_place()
+        writer.rebuild()
+        put_flag(writer, "x", b"again")
+        writer.check_place()
+        writer.swap()
+        writer.check_place()
+        assert old[8 * header.TOMBSTONE] == 1
+        assert min(revisions(folder)) > max(before)
+        with pytest.raises(ReplicaLocked, match=f"found process {os.getpid()}"):
+            open_writer()
+    modes = [stat.S_IMODE(Path(folder, name).stat().st_mode) for name in ("v1", "v1/daemon.lock")]
+    assert modes == [0o755, 0o600]
+
+
+def test_a_folder_taken_over_by_another_writer_is_left_to_it(folder, open_writer, put_flag):
+    with open_writer() as writer:
+        put_flag(writer, "x", b"first")
+        shutil.rmtree(folder)
+        with open_writer() as other:
+            put_flag(other, "x", b"other")
+            with pytest.raises(ReplicaLocked):
+                writer.rebuild()
+            other.check_place()
+        assert current(folder) == "1"
 
 
 def test_the_mark_of_a_development_writer_stays_until_its_successor_vouches(folder, open_writer):

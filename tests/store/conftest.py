@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Targets
 
+from control_plane.errors import NotFound
 from control_plane.log.canonical import canonical, sha256_hex
 from control_plane.log.checkpoint import LogSigner
 from control_plane.log.envelope import MANIFEST_PAYLOAD_TYPE, Envelope, Signature, pae
@@ -33,8 +34,10 @@ from control_plane_store.database import Database
 from control_plane_store.listening import Listen, listen_at
 from control_plane_store.sequencer import Sequencer
 from control_plane_store.service import Store, create_app, new_runner
+from control_plane_store.transactions import Log
 
 NOW_MS = 1_760_000_000_000
+GAP = 1 << 20
 EXPIRES = datetime(2040, 1, 1, tzinfo=UTC)
 
 
@@ -76,25 +79,63 @@ class Installation:
     roots: list[bytes] = field(default_factory=list)
     targets: bytes = b""
     targets_version: int = 0
+    continues: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.log_keys = {name: Ed25519PrivateKey.generate() for name in self.environments}
         self.signers = {
             name: LogSigner(f"test/{name}/1", key) for name, key in self.log_keys.items()
         }
+        self.held_keys = list(self.log_keys.values())
         self.new_root()
         self.new_targets()
 
-    def new_root(self) -> None:
+    def own(self) -> Installation:
+        """The same people and keys; what is signed from here on is the copy's own."""
+        own = copy.copy(self)
+        own.roots, own.held_keys = list(self.roots), list(self.held_keys)
+        own.signers, own.continues = dict(self.signers), dict(self.continues)
+        return own
+
+    def log_signer(self, log: LogIdentity) -> LogSigner:
+        """The signer of a log whose key is held."""
+        for key in self.held_keys:
+            if key.public_key().public_bytes_raw() == log.public:
+                return LogSigner(log.origin, key)
+        raise NotFound(f"expected the log key of {log.origin}, found none")
+
+    def new_epoch(
+        self,
+        log: Log,
+        *,
+        epoch: int | None = None,
+        key: Ed25519PrivateKey | None = None,
+        generation: int | None = None,
+        **other: Any,
+    ) -> None:
+        """Sign a root with which a log goes on in a new epoch; ``other`` is continued instead."""
+        environment = log.environment
+        self.continues[environment] = {
+            "epoch": log.epoch,
+            "size": log.frontier.size,
+            "root": log.frontier.root().hex(),
+            "generation": log.generation + GAP if generation is None else generation,
+        } | other
+        key = key or self.log_keys[environment]
+        number = log.epoch + 1 if epoch is None else epoch
+        self.signers[environment] = LogSigner(f"test/{environment}/{number}", key)
+        self.new_root()
+
+    def new_root(self, *, by: Person | None = None) -> None:
         """Sign the next root version."""
         people = (self.root_holder,)
         logs = {
             name: {
-                "epoch": 1,
+                "epoch": int(signer.origin.rpartition("/")[2]),
                 "origin": signer.origin,
                 "vkeys": signer.vkeys,
                 "witnesses": {"vkeys": [], "threshold": 0},
-                "continues": None,
+                "continues": self.continues.get(name),
             }
             for name, signer in self.signers.items()
         }
@@ -111,7 +152,7 @@ class Installation:
             },
             unrecognized_fields={"logs": logs},
         )
-        self.roots.append(self._signed(Metadata(root)))
+        self.roots.append(self._signed(Metadata(root), by))
 
     def new_targets(self, *, expires: datetime = EXPIRES, without: Sequence[Person] = ()) -> None:
         """Sign the next targets version, leaving out revoked keys."""
@@ -141,8 +182,8 @@ class Installation:
         policy = restore(self.roots[-1], self.targets)
         return [policy.log(name) for name in policy.environments]
 
-    def _signed(self, metadata: Metadata[Any]) -> bytes:
-        metadata.sign(self.root_holder.signer)
+    def _signed(self, metadata: Metadata[Any], by: Person | None = None) -> bytes:
+        metadata.sign((by or self.root_holder).signer)
         return metadata.to_bytes()
 
     # Documents and change sets
@@ -266,10 +307,34 @@ class Served:
         assert answer.status == 201, answer.body
         return int(answer.body["generation"])
 
+    async def offer(self, environment: str = "production", **other: Any) -> Answer:
+        """Put the installation's newest trust metadata and tell the log of it."""
+        kit = self.installation
+        for data in (*kit.roots, kit.targets):
+            await self.put_blob(data, environment)
+        named = {
+            "format": 1,
+            "root": [sha256_hex(root) for root in kit.roots],
+            "targets": sha256_hex(kit.targets),
+        }
+        return await self.request("POST", f"/v1/{environment}/trust", canonical(named | other))
+
+    def log(self, environment: str = "production", epoch: int | None = None) -> Log:
+        """A log as the database has it."""
+        with self.database.read() as snapshot:
+            log = snapshot.log(environment, epoch)
+        assert log is not None
+        return log
+
     async def follow(
-        self, size: int, environment: str = "production", wait: int = 0, token: str = "follow"
+        self,
+        size: int,
+        environment: str = "production",
+        wait: int = 0,
+        token: str = "follow",
+        epoch: int = 1,
     ) -> dict[str, Any]:
-        path = f"/v1/{environment}/follow?epoch=1&size={size}&wait={wait}"
+        path = f"/v1/{environment}/follow?epoch={epoch}&size={size}&wait={wait}"
         answer = await self.request("GET", path, token=token)
         assert answer.status == 200, answer.body
         unpacked: dict[str, Any] = msgpack.unpackb(answer.body)
@@ -278,7 +343,8 @@ class Served:
     async def standing(self, environment: str = "production") -> dict[str, Any]:
         """Everything a refused request must leave as it was."""
         heads = (await self.request("GET", f"/v1/{environment}/heads")).body
-        checkpoint = (await self.request("GET", f"/{environment}/1/checkpoint")).body
+        epoch = heads["epoch"]
+        checkpoint = (await self.request("GET", f"/{environment}/{epoch}/checkpoint")).body
         waiting = (await self.request("GET", f"/v1/{environment}/pending")).body["pending"]
         return {"heads": heads, "tree": checkpoint.split(b"\n\n")[0], "pending": waiting}
 
@@ -291,9 +357,25 @@ def _template() -> Installation:
 @pytest.fixture
 def installation(_template: Installation) -> Installation:
     """Keys are made once; metadata a test adds is its own."""
-    own = copy.copy(_template)
-    own.roots = list(_template.roots)
-    return own
+    return _template.own()
+
+
+@pytest.fixture(scope="session")
+def template(_template: Installation) -> Installation:
+    """The installation that ``new_store`` is of; take ``own()`` of it before signing."""
+    return _template
+
+
+@pytest.fixture(scope="session")
+def new_store(_new_store: Path) -> Path:
+    """A closed new store's file, to be copied."""
+    return _new_store
+
+
+@pytest.fixture(scope="session")
+def writer_of() -> Callable[[Database, Installation], Sequencer]:
+    """Open the writer of any database, not started."""
+    return lambda database, kit: new_sequencer(database, kit, Clock())
 
 
 @pytest.fixture
@@ -376,7 +458,7 @@ def new_sequencer(
 ) -> Sequencer:
     return Sequencer(
         database,
-        installation.signers,
+        installation.log_signer,
         audit=Audit(database.path),
         now_ms=clock,
         published=published,

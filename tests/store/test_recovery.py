@@ -228,9 +228,9 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_without_a_logs_key_does_not_start(sequencer: Any, installation: Any) -> None:
-    installation.signers = {"production": installation.signers["production"]}
+    installation.held_keys.remove(installation.log_keys["staging"])
     with pytest.raises(NotFound, match="log key of test/staging/1"):
-        sequencer()
+        sequencer().start()
 
 
 async def test_a_served_store_goes_on_after_a_restart(serve: Any) -> None:

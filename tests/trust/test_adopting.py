@@ -15,6 +15,8 @@ from control_plane.errors import (
     TrustExpired,
 )
 from control_plane.log.canonical import sha256_hex
+from control_plane.log.note import VerifierKey
+from control_plane.trust import authoring
 from control_plane.trust.state import adopt, restore
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -172,6 +174,55 @@ def test_a_logs_key_stays_for_the_whole_epoch(forge: Any) -> None:
     continues = {"epoch": 1, "size": 5, "root": "0" * 64, "generation": 1 << 20}
     moved = forge.root(2, logs=[forge.log(key="other", epoch=2, continues=continues)])
     assert adopt(policy, [moved], forge.targets(2), at_ms=0).log("production").epoch == 2
+
+
+def witnesses(forge: Any, *names: str, threshold: int = 1) -> dict[str, Any]:
+    vkeys = [VerifierKey.cosigner(f"{name}.example", forge.public(name)).encode() for name in names]
+    return {"vkeys": vkeys, "threshold": threshold}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((), ("w1",)), (("w1", "w2"), ("w1",)), (("w1", "w2"), ("w2", "w1"))]
+)
+def test_witnesses_stay_for_the_whole_epoch(
+    forge: Any, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    held = forge.log(witnesses=witnesses(forge, *before, threshold=min(1, len(before))))
+    policy = adopt(None, [forge.root(1, logs=[held])], forge.targets(), at_ms=0)
+    other = witnesses(forge, *after)
+    second = forge.root(2, logs=[forge.log(witnesses=other)])
+    with pytest.raises(SyntaxInvalid, match="other witnesses take a new epoch"):
+        adopt(policy, [second], forge.targets(2), at_ms=0)
+    same = forge.root(2, logs=[held])
+    assert adopt(policy, [same], forge.targets(2), at_ms=0).root_version == 2
+    continues = {"epoch": 1, "size": 5, "root": "0" * 64, "generation": 1 << 20}
+    moved = forge.root(2, logs=[forge.log(epoch=2, continues=continues, witnesses=other)])
+    reached = adopt(policy, [moved], forge.targets(2), at_ms=0)
+    assert reached.log("production").witnesses == other
+
+
+def test_a_witness_threshold_stays_for_the_whole_epoch(forge: Any) -> None:
+    asked = forge.log(witnesses=witnesses(forge, "w1", "w2", threshold=2))
+    policy = adopt(None, [forge.root(1, logs=[asked])], forge.targets(), at_ms=0)
+    fewer = forge.log(witnesses=witnesses(forge, "w1", "w2", threshold=1))
+    with pytest.raises(SyntaxInvalid, match="other witnesses take a new epoch"):
+        adopt(policy, [forge.root(2, logs=[fewer])], forge.targets(2), at_ms=0)
+
+
+def test_a_log_is_no_witness_of_its_own(forge: Any) -> None:
+    with pytest.raises(SyntaxInvalid, match="expected witnesses other than the log itself"):
+        forge.root(logs=[forge.log(witnesses=witnesses(forge, "w1", "log"))])
+
+
+def test_a_logs_installation_stays_in_every_epoch(forge: Any) -> None:
+    continues: dict[str, Any] = {
+        "epoch": 1, "size": 5, "root": "0" * 64, "generation": 1 << 20
+    }  # fmt: skip
+    other = authoring.new_log(
+        "evil", "production", forge.public("log"), epoch=2, continues=continues
+    )
+    with pytest.raises(SyntaxInvalid, match="expected a log of installation hello, found one of"):
+        adopt(forge.policy(), [forge.root(2, logs=[other])], forge.targets(2), at_ms=0)
 
 
 def test_a_log_dropped_by_one_root_does_not_come_back_as_another(forge: Any) -> None:

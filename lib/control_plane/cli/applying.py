@@ -108,7 +108,8 @@ def propose(
     proposal = author.change(environment, reason or "apply", verb="apply")
     newest: dict[tuple[str, str], str] = {}
     for item in documents:
-        proposal.put(item.document)
+        # Reading it has validated it, with its file and line.
+        proposal.put(item.document, validated=True)
         if item.document["kind"] in VERSIONED_KINDS:
             _keep_newest(newest, item.document)
     if channel is not None:
@@ -136,12 +137,9 @@ def taken_over(
     from control_plane.cli.holders import holder_names
     from control_plane.cli.pulled import read_pulled, switched
 
-    folders = {item.path.resolve().parent for item in documents}
-    records = {folder: read_pulled(folder, environment) for folder in folders}
-    seen = {
-        item.reference: records[item.path.resolve().parent].get(item.reference)
-        for item in documents
-    }
+    folders = {item.reference: item.path.resolve().parent for item in documents}
+    records = {folder: read_pulled(folder, environment) for folder in set(folders.values())}
+    seen = {reference: records[folder].get(reference) for reference, folder in folders.items()}
     return switched(
         environment,
         # A channel is moved by activate alone; what it pointed to is the author's to say. Shards

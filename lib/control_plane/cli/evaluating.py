@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--user-id", metavar="ID", help="The user asked for.")
 @click.option("--tenant-id", metavar="ID", help="The tenant asked for.")
 @click.option("--context", metavar="JSON", help="Further attributes, as one JSON object.")
-@click.option("--explain", is_flag=True, help="Also print reason, rule and generation.")
+@click.option("--explain", is_flag=True, help="Also say why, step by step.")
 @click.option("--replica", metavar="DIR", help="The replica root.")
 @click.option("--json", "as_json", is_flag=True, help='Print one object with "format": 1.')
 def evaluate(
@@ -51,18 +51,21 @@ def evaluate(
 
     # The library logs what it answers with a default; here that is the answer, said once.
     logging.getLogger("control_plane").addHandler(logging.NullHandler())
-    attributes = _attributes(context)
+    given = attributes(context)
     with ControlPlaneClient(settings(replica=replica).replica(), environment) as client:
         result = client.flags.evaluate(
             name, None,
-            user_id=user_id, tenant_id=tenant_id, context=attributes,
+            user_id=user_id, tenant_id=tenant_id, context=given,
         )  # fmt: skip
         told = _answered(name, client, result)
+        steps = client.flags.explain(name, user_id, tenant_id, given).steps if explain else ()
     if as_json:
-        print_json(told)
+        print_json(told | ({"steps": list(steps)} if explain else {}))
         return
     click.echo(json.dumps(result.value, ensure_ascii=False))
     if explain:
+        for step in steps:
+            click.echo(f"  {step}")
         for field in ("variant", "reason", "rule", "error_code", "environment", "generation"):
             if told[field] is not None:
                 click.echo(f"  {field.replace('_', ' '):<12}{told[field]}")
@@ -200,7 +203,12 @@ def _store_generation(found: Settings, name: str) -> tuple[int | None, str | Non
         return None, str(error)
 
 
-def _attributes(text: str | None) -> dict[str, Any] | None:
+def attributes(text: str | None) -> dict[str, Any] | None:
+    """What ``--context`` holds; None without it.
+
+    Raises:
+        UsageError: it is no JSON object.
+    """
     from control_plane.log.canonical import parse
 
     if text is None:

@@ -15,6 +15,7 @@ import click
 
 from control_plane.cli.arguments import name_argument, reason_option
 from control_plane.cli.changing import report_changes
+from control_plane.cli.rebucketing import rebucket_report
 from control_plane.cli.settings import (
     environment_option,
     key_options,
@@ -35,6 +36,9 @@ PERCENTAGE: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 @click.group()
 def flag() -> None:
     """Switch a flag on or off in one environment, or roll it out."""
+
+
+flag.add_command(rebucket_report)
 
 
 @flag.command("on")

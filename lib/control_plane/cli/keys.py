@@ -1,5 +1,7 @@
 """``keys init|new|list``: key files, and the first trust metadata of an installation.
 
+The verbs that change it, ``revoke`` and ``rotate-root``, are in ``revoking`` and ``rotating``.
+
 Keys and metadata lie in one folder: ``<folder>/keys/*.pem`` and ``<folder>/trust/``. Without
 ``--directory`` it is the project's ``.control-plane``. What people hold can be locked with a
 passphrase, which is read from a file and never from the command line.
@@ -9,20 +11,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.governing import MAX_DAYS, VALID_DAYS
 from control_plane.cli.output import print_json, print_table, short
+from control_plane.cli.revoking import revoke
+from control_plane.cli.rotating import rotate_root
 from control_plane.cli.settings import require_project, settings
 from control_plane.errors import InputInvalid
 
 if TYPE_CHECKING:
     from control_plane.publish.keyfiles import KeyFile
     from control_plane.trust.state import Policy
-
-THREE_YEARS_DAYS: Final = 1095
-MAX_DAYS: Final = 36_500
 
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help='Print one object with "format": 1.'
@@ -39,7 +41,11 @@ _passphrase_option = click.option(
 
 @click.group()
 def keys() -> None:
-    """Make and list key files and trust metadata."""
+    """Make and list key files and trust metadata; change who may sign."""
+
+
+keys.add_command(revoke)
+keys.add_command(rotate_root)
 
 
 @keys.command()
@@ -77,7 +83,7 @@ def keys() -> None:
     "--valid-days",
     metavar="N",
     type=click.IntRange(1, MAX_DAYS),
-    default=THREE_YEARS_DAYS,
+    default=VALID_DAYS,
     show_default=True,
     help="Days until root and targets expire; then nothing but new trust metadata passes.",
 )

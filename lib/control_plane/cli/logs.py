@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.epochs import new_epoch
+from control_plane.cli.evidence import prove_fork
 from control_plane.cli.output import print_json, progress, when
 from control_plane.cli.settings import (
     Settings,
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def log() -> None:
-    """Verify an environment's log, or write it as plain files."""
+    """Verify an environment's log, write it as plain files, or begin its next epoch."""
+
+
+log.add_command(new_epoch)
+log.add_command(prove_fork)
 
 
 @log.command()
@@ -59,7 +65,7 @@ def verify(source: str | None, environment: str, as_json: bool, **given: Any) ->
     if as_json:
         print_json(result)
         return
-    click.echo(f"{result['origin']}: verified {result['size']} entries")
+    click.echo(f"{result['origin']}: verified {_entries(history)}")
     for name in ("generation", "root", "policy", "heads", "live", "heads_root", "rejected"):
         click.echo(f"  {name.replace('_', ' '):<11} {result[name]}")
     if files:
@@ -76,10 +82,10 @@ def verify(source: str | None, environment: str, as_json: bool, **given: Any) ->
 def export(folder: str, environment: str, as_json: bool, **given: Any) -> None:
     """Write a verified log to DIR as the static files that a store serves.
 
-    Checkpoint, tiles, entries and blobs lie below DIR/ENV/EPOCH, so that any file server can carry
-    them; several environments may share DIR. An older export there is added to, and refused when it
-    is of another log. Exit code 6 when the log is not what it claims to be; then nothing is
-    written.
+    Checkpoint, tiles, entries and blobs of every epoch lie below DIR/ENV/EPOCH, so that any file
+    server can carry them; several environments may share DIR. An older export there is added to,
+    and refused when it is of another log. Exit code 6 when the log is not what it claims to be;
+    then nothing is written.
     """
     from control_plane.publish import static_log
 
@@ -96,7 +102,7 @@ def export(folder: str, environment: str, as_json: bool, **given: Any) -> None:
         return
     gone = f", {done.gone} superseded blobs were deleted before" if done.gone else ""
     click.echo(
-        f"{done.history.position.origin}: {done.history.position.size} entries verified and"
+        f"{done.history.position.origin}: {_entries(done.history)} verified and"
         f" written to {done.folder}; {done.blobs} blobs{gone}"
     )
 
@@ -133,6 +139,13 @@ def static_source(source: str, **given: Any) -> Iterator[tuple[Settings, StaticL
         yield settings(**given), StaticLog(FolderFiles(Path(source)))
 
 
+def _entries(history: History) -> str:
+    """How many entries were verified, and how many of them in each earlier epoch."""
+    count = sum(epoch.position.size for epoch in history.epochs)
+    earlier = [f"{each.position.size} of epoch {each.log.epoch}" for each in history.epochs[:-1]]
+    return f"{count} entries" + (f", {', '.join(earlier)}" if earlier else "")
+
+
 def told(history: History) -> dict[str, Any]:
     """What a verified log comes to, for an object."""
     assert history.checkpoint is not None
@@ -141,6 +154,15 @@ def told(history: History) -> dict[str, Any]:
     return {
         "environment": history.environment,
         "origin": history.position.origin,
+        "epoch": history.position.epoch,
+        "epochs": [
+            {
+                "epoch": epoch.log.epoch,
+                "size": epoch.position.size,
+                "root": epoch.position.frontier.root().hex(),
+            }
+            for epoch in history.epochs
+        ],
         "size": history.position.size,
         "generation": history.position.generation,
         "root": history.position.frontier.root().hex(),

@@ -1,9 +1,11 @@
 """``pull``: write an environment's documents back to the files.
 
-A file whose document is what the environment holds is not touched. Another is rewritten with the
-environment's document, its first comment lines and the order of its keys kept. Documents without a
-file get one. A file whose document is not in the environment stays and is named, because it may be
-new. The generations seen are recorded, so that ``apply`` knows they were looked at.
+A file whose document is what the environment holds is not touched. In another the pieces that
+differ are replaced, and comments, order and the author's way of writing stay; a text that cannot be
+cut like that is written anew, with its first comment lines and the order of its keys, and named.
+Documents without a file get one. A file whose document is not in the environment stays and is
+named, because it may be new. The generations seen are recorded, so that ``apply`` knows they were
+looked at.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def pull(folder: str, environment: str, dry_run: bool, as_json: bool, **given: A
             documents[name] = reader.document_at(environment, head.digest)
             moved(done + 1, len(heads))
     files = _files(root)
-    written = _texts(root, files, documents)
+    written, anew = _texts(root, files, documents)
     absent = sorted(set(files) - set(documents))
     if not dry_run:
         for path, text in written.items():
@@ -61,16 +63,21 @@ def pull(folder: str, environment: str, dry_run: bool, as_json: bool, **given: A
         root.mkdir(parents=True, exist_ok=True)
         generations = {name: head.generation for name, head in heads.items()}
         write_pulled(root, environment, generations)
+    for path in anew:
+        click.echo(f"{path}: written anew; only its first comments are kept", err=True)
     _report(environment, written, len(documents) - len(written), absent, dry_run, as_json)
 
 
 def _texts(
     root: Path, files: Mapping[str, DocumentFile], documents: Mapping[str, Mapping[str, Any]]
-) -> dict[Path, str]:
-    """New text of every file whose document is not the environment's."""
+) -> tuple[dict[Path, str], list[Path]]:
+    """New text of every file whose document is not the environment's; those written anew."""
+    from control_plane.cli.edited import edited
+    from control_plane.cli.matching import same
     from control_plane.cli.written import dump, leading_comments
 
     texts = {}
+    anew = []
     for name, remote in documents.items():
         held = files.get(name)
         if held is None:
@@ -79,11 +86,19 @@ def _texts(
         # A file without seals stays so: they are the publisher's, not the author's text.
         sealed = any(seal in held.document for seal in SEALS)
         wanted = dict(remote) if sealed else _bare(remote)
-        if wanted != held.document:
-            is_json = held.path.suffix == ".json"
-            comments = "" if is_json else leading_comments(held.path.read_text(encoding="utf-8"))
-            texts[held.path] = comments + dump(wanted, json=is_json, like=held.document)
-    return texts
+        if same(wanted, held.document):
+            continue
+        if held.path.suffix == ".json":
+            texts[held.path] = dump(wanted, json=True, like=held.document)
+            continue
+        # Not read_text: it would turn the author's line breaks into ours.
+        text = held.path.read_bytes().decode("utf-8")
+        made = edited(text, wanted)
+        if made is None:
+            made = leading_comments(text) + dump(wanted, like=held.document)
+            anew.append(held.path)
+        texts[held.path] = made
+    return texts, anew
 
 
 def _files(root: Path) -> dict[str, DocumentFile]:
@@ -118,7 +133,7 @@ def _reference(head: StoredHead) -> str:
 
 def _replace(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_bytes(text.encode("utf-8"))
     beside.replace(path)
 
 

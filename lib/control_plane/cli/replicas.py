@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from control_plane.cli.accepting import accept_epoch
 from control_plane.cli.arguments import checked_environment
 from control_plane.cli.output import print_json, progress
 from control_plane.cli.settings import settings
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def replica() -> None:
-    """Verify this node's replicas."""
+    """Verify this node's replicas, or let one follow an epoch that leaves what it holds."""
+
+
+replica.add_command(accept_epoch)
 
 
 @replica.command()
@@ -101,6 +105,13 @@ def _disagreements(report: Report, history: History) -> Sequence[str]:
         return [
             f"{origin}: expected a log of at least generation {report.generation}, found"
             f" {generation}; the store is behind or was restored from an older backup"
+        ]
+    if report.generation and not history.holds(report.generation):
+        # What it holds came after the end that a later epoch continues.
+        return [
+            f"{origin}: expected a replica of this log's history, found generation"
+            f" {report.generation}, which a new epoch left behind; see 'control-plane replica"
+            " accept-epoch'"
         ]
     count, root = history.state_at(report.generation)
     if (count, root) == (report.heads, report.root):

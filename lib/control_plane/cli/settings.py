@@ -35,6 +35,8 @@ IN_PROJECT: Final = "run it inside the folder that 'control-plane init DIR' made
 NO_PROJECT: Final = "run 'control-plane init DIR' to make one"
 
 DEFAULT_STORE: Final = "http://127.0.0.1:7840"
+TOLD: Final = "control_plane.told_of_clear_token"
+"""Where a run notes that it has warned."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -148,7 +150,11 @@ class Settings:
     def token(self, name: str) -> str | None:
         """The bearer token for the store; ``name`` is ``submit`` or ``follow``."""
         path = self.given("token_file", "TOKEN_FILE") or self._of_project(f"tokens/{name}.token")
-        return None if path is None else read_token(Path(path))
+        if path is None:
+            return None
+        secret = read_token(Path(path))
+        tell_of_clear_token(self.store)
+        return secret
 
     @property
     def key_files(self) -> tuple[str, ...]:
@@ -275,6 +281,38 @@ def require_project(found: Settings, otherwise: str) -> Project:
             f"expected {otherwise} or a project here or above, found neither; {IN_PROJECT}"
         )
     return project
+
+
+def is_in_clear(url: str) -> bool:
+    """Whether what is sent to this address crosses a network without TLS."""
+    from ipaddress import ip_address
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname or parts.hostname == "localhost":
+            return False
+        return not ip_address(parts.hostname).is_loopback
+    except ValueError:
+        # A name that is no address is another host's; what is no URL is refused where it is used.
+        return "[" not in url
+
+
+def tell_of_clear_token(url: str) -> None:
+    """Warn on stderr, once a run, that a token goes to this address in the clear.
+
+    It is sent all the same: inside a cluster a proxy beside the process, or the network itself, may
+    encrypt what looks plain from here. A token alone changes nothing: signatures decide.
+    """
+    context = click.get_current_context(silent=True)
+    told: dict[str, Any] = {} if context is None else context.meta
+    if is_in_clear(url) and not told.setdefault(TOLD, False):
+        told[TOLD] = True
+        click.echo(
+            f"warning: {url}: the token crosses the network in the clear, where others can read it;"
+            " name the store by https",
+            err=True,
+        )
 
 
 @contextmanager

@@ -156,10 +156,14 @@ def _text(path: Path, document: dict[str, Any], in_place: bool) -> str:
     from control_plane.cli.written import dump
     from control_plane.publish.sign import signed_text
 
-    text = path.read_text(encoding="utf-8")
+    # Not read_text: it would turn the author's line breaks into ours.
+    text = path.read_bytes().decode("utf-8")
+    breaks = "\r\n" if 0 < text.count("\r\n") == text.count("\n") else "\n"
+    text = text.replace(breaks, "\n")
     is_json = path.suffix == ".json"
     try:
-        return signed_text(text, document, json=is_json, what=str(path))
+        made = signed_text(text, document, json=is_json, what=str(path))
+        return made.replace("\n", breaks)
     except InputInvalid:
         if in_place:
             raise
@@ -169,5 +173,5 @@ def _text(path: Path, document: dict[str, Any], in_place: bool) -> str:
 def _replace(target: Path, text: str) -> None:
     """Write beside and rename, so that a crash leaves the old file or the new one."""
     beside = target.with_name(f".{target.name}.new")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_bytes(text.encode("utf-8"))
     beside.replace(target)

@@ -3,18 +3,24 @@
 The text is C2SP's tlog-checkpoint (origin, size, root hash). The log signs it twice with one
 Ed25519 key: plainly (type 0x01), and as a timestamped cosignature (type 0x04, tlog-cosignature)
 that is renewed while nothing changes, so that a frozen log can be told from a quiet one.
+
+Witnesses are others who saw the log grow and cosigned what they saw (type 0x04, too). A log that
+shows two histories would need enough of them to sign both. Whose lines are asked for, and how many,
+is the root metadata's to say; when they signed is not judged.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from control_plane.errors import SignatureInvalid, SyntaxInvalid
+from control_plane.log.canonical import Json
 from control_plane.log.envelope import Envelope, Signature, decode_base64
 from control_plane.log.merkle import HASH_BYTES
 from control_plane.log.note import (
@@ -24,6 +30,7 @@ from control_plane.log.note import (
     NoteSignature,
     VerifierKey,
     signature_by,
+    signatures_by,
 )
 from control_plane.trust.keys import key_id_of
 
@@ -123,17 +130,22 @@ def cosigned_message(text: str, time_s: int) -> bytes:
     return f"cosignature/v1\ntime {time_s}\n{text}".encode()
 
 
-def open_checkpoint(note: bytes, vkeys: Iterable[str]) -> SignedCheckpoint:
+def open_checkpoint(
+    note: bytes, vkeys: Iterable[str], *, witnesses: Mapping[str, Json] | None = None
+) -> SignedCheckpoint:
     """Read a checkpoint and verify it with the log's keys (a 0x01 and, where listed, a 0x04 vkey).
+
+    ``witnesses`` are ``{vkeys, threshold}`` as the root metadata names them: that many of them must
+    have cosigned the same text. None asks for none.
 
     Raises:
         SyntaxInvalid: when the note, the checkpoint or a vkey is out of form.
-        SignatureInvalid: without a valid signature by the log, for a cosignature that does not
-            verify, or when the origin is not the key's name.
+        SignatureInvalid: without a valid signature by the log or by witnesses enough, for a
+            cosignature that does not verify, or when the origin is not the key's name.
     """
     parsed = Note.parse(note)
     checkpoint = Checkpoint.parse_text(parsed.text)
-    keys = [VerifierKey.parse(vkey) for vkey in vkeys]
+    keys = [_verifier_key(vkey) for vkey in vkeys]
     for key in keys:
         if key.name != checkpoint.origin:
             raise SignatureInvalid(
@@ -142,6 +154,8 @@ def open_checkpoint(note: bytes, vkeys: Iterable[str]) -> SignedCheckpoint:
     _verify_plain(parsed, [key for key in keys if key.algorithm == ED25519], checkpoint.origin)
     cosigners = [key for key in keys if key.algorithm == COSIGNATURE_V1]
     times = [time for key in cosigners if (time := cosigned_at(parsed, key)) is not None]
+    if witnesses is not None:
+        _check_witnessed(parsed, witnesses, checkpoint.origin)
     return SignedCheckpoint(checkpoint, note, max(times, default=None))
 
 
@@ -152,8 +166,10 @@ def cosigned_at(note: Note, key: VerifierKey) -> int | None:
         SignatureInvalid: when its line does not verify.
     """
     line = signature_by(note, key)
-    if line is None:
-        return None
+    return None if line is None else _cosigned_at(note, key, line)
+
+
+def _cosigned_at(note: Note, key: VerifierKey, line: NoteSignature) -> int:
     if len(line.value) != 8 + _SIGNATURE_BYTES:
         raise SignatureInvalid(
             f"checkpoint {key.name}: expected a cosignature of 72 bytes, found {len(line.value)}"
@@ -161,6 +177,24 @@ def cosigned_at(note: Note, key: VerifierKey) -> int | None:
     time_s = int.from_bytes(line.value[:8], "big")
     _verify(key, line.value[8:], cosigned_message(note.text, time_s))
     return time_s
+
+
+def _check_witnessed(note: Note, witnesses: Mapping[str, Json], origin: str) -> None:
+    """Enough witnesses cosigned; each counts once, and each line by one of them verifies."""
+    threshold, listed = witnesses["threshold"], witnesses["vkeys"]
+    assert isinstance(threshold, int)
+    assert isinstance(listed, list)
+    keys = [VerifierKey.parse(str(vkey)) for vkey in listed]
+    found = set()
+    for key in keys:
+        for line in signatures_by(note, key):
+            _cosigned_at(note, key, line)
+            found.add(key.public)
+    if len(found) < threshold:
+        raise SignatureInvalid(
+            f"checkpoint {origin}: expected cosignatures by {threshold} of {len(keys)} witnesses,"
+            f" found {len(found)}"
+        )
 
 
 def _verify_plain(note: Note, keys: list[VerifierKey], origin: str) -> None:
@@ -173,9 +207,20 @@ def _verify_plain(note: Note, keys: list[VerifierKey], origin: str) -> None:
         _verify(key, line.value, note.text.encode())
 
 
+@lru_cache(maxsize=64)
+def _verifier_key(vkey: str) -> VerifierKey:
+    """A node reads the same few keys with each of its log's checkpoints."""
+    return VerifierKey.parse(vkey)
+
+
+@lru_cache(maxsize=64)
+def _public_key(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
 def _verify(key: VerifierKey, signature: bytes, message: bytes) -> None:
     try:
-        Ed25519PublicKey.from_public_bytes(key.public).verify(signature, message)
+        _public_key(key.public).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise SignatureInvalid(
             f"checkpoint {key.name}: expected a signature by key {key.key_id.hex()}, found one that"

@@ -59,11 +59,18 @@ class Head:
         """
         try:
             generation, digest, checksum, verb, key_ids = msgpack.unpackb(data)
-            return cls(generation, digest, checksum, verb, tuple(key_ids))
         except (ValueError, TypeError, msgpack.UnpackException) as error:
-            raise SyntaxInvalid(
-                f"head: expected five packed fields, found {data[:24].hex()}…"
-            ) from error
+            raise _out_of_form(data) from error
+        # A generation that is true, or key ids in one string, would unpack and compare like others.
+        if type(generation) is not int or generation < 0 or type(key_ids) is not list:
+            raise _out_of_form(data)
+        if not all(type(text) is str for text in (digest, checksum, verb, *key_ids)):
+            raise _out_of_form(data)
+        return cls(generation, digest, checksum, verb, tuple(key_ids))
+
+
+def _out_of_form(data: bytes) -> SyntaxInvalid:
+    return SyntaxInvalid(f"head: expected five packed fields, found {data[:24].hex()}…")
 
 
 HeadReader = Callable[[Key], Head | None]

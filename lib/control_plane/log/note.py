@@ -133,6 +133,11 @@ def signature_by(note: Note, key: VerifierKey) -> NoteSignature | None:
     return next(_lines_by(note.signatures, key), None)
 
 
+def signatures_by(note: Note, key: VerifierKey) -> tuple[NoteSignature, ...]:
+    """Every line that claims to be by that key, unverified, in the note's order."""
+    return tuple(_lines_by(note.signatures, key))
+
+
 def _lines_by(lines: Iterable[NoteSignature], key: VerifierKey) -> Iterator[NoteSignature]:
     return (line for line in lines if line.name == key.name and line.key_id == key.key_id)
 

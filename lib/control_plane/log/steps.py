@@ -2,7 +2,7 @@
 
 A batch is refused whole, and nothing moves, unless
 
-1. its checkpoint is signed by the log's key,
+1. its checkpoint is signed by the log's key and, where root asks for it, by witnesses enough,
 2. the checkpoint's size is not smaller than ours,
 3. its root equals our stored frontier extended by the new leaves, whose times never fall (a part
    of a batch proves that the extended tree is a prefix of the checkpoint's).
@@ -16,11 +16,15 @@ An entry is rejected, alike on every node and in the store, unless
 7. every ``replaces`` is the key's head.
 
 Steps 8 and 9 look at blobs and belong to each node.
+
+The first entry of an epoch, and the second of one that continues another, decide which log this is
+(see `control_plane.log.epochs`). What is not as it must be there is no entry to reject but a batch
+to refuse: an epoch that was not begun has no entries. An epoch statement anywhere else is rejected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,8 +37,9 @@ from control_plane.errors import (
     SignatureInvalid,
     StatementInvalid,
     TrustError,
+    TrustExpired,
 )
-from control_plane.log.canonical import sha256_hex
+from control_plane.log.canonical import Json, sha256_hex
 from control_plane.log.checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
 from control_plane.log.fold import Head, HeadReader, Rejection, fold
 from control_plane.log.leaf import Leaf
@@ -42,6 +47,7 @@ from control_plane.log.merkle import EMPTY, Frontier, leaf_hash, verify_consiste
 from control_plane.log.statements import (
     Change,
     ChangeSet,
+    Continuation,
     EpochStatement,
     Key,
     SnapshotStatement,
@@ -76,6 +82,12 @@ class SnapshotMismatch(TrustError):
     code = "snapshot_mismatch"
 
 
+class EpochUnfounded(TrustError):
+    """The second entry of an epoch is not the statement that founds it: the batch is refused."""
+
+    code = "epoch_unfounded"
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """How far a log was followed: all that is needed to go on and to notice a rewritten past."""
@@ -91,6 +103,11 @@ class Position:
     def generation(self) -> int:
         """The generation of the last entry; 0 before the first of the first epoch."""
         return self.continues_generation + self.size
+
+    @property
+    def epoch(self) -> int:
+        """The number at the end of the origin."""
+        return int(self.origin.rpartition("/")[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +155,22 @@ class Rejected:
 
 
 def check_batch(
-    position: Position, batch: Batch, vkeys: tuple[str, ...] | list[str]
+    position: Position,
+    batch: Batch,
+    vkeys: tuple[str, ...] | list[str],
+    *,
+    witnesses: Mapping[str, Json] | None = None,
 ) -> CheckedBatch:
     """Steps 1 to 3.
 
     Raises:
-        SignatureInvalid: (1) no valid signature by the log's key.
+        SignatureInvalid: (1) no valid signature by the log's key, or by witnesses enough.
         RolledBack: (2) a smaller tree than ours.
         Forked: (3) another history than ours, a gap, or leaves the checkpoint does not cover.
         SyntaxInvalid, StatementInvalid: bytes out of form; UnknownLeafVersion stops the loop.
     """
-    # (1) the checkpoint is signed by the log's key
-    signed = open_checkpoint(batch.checkpoint, vkeys)
+    # (1) the checkpoint is signed by the log's key and by witnesses enough
+    signed = open_checkpoint(batch.checkpoint, vkeys, witnesses=witnesses)
     checkpoint = signed.checkpoint
     if checkpoint.origin != position.origin:
         raise SignatureInvalid(
@@ -208,16 +229,24 @@ def judge(
 ) -> Accepted | Rejected:
     """Steps 5 to 7 for one entry, under the policy in force before it.
 
-    ``policy`` is None only for the first entry of a log, which must be a trust entry.
+    ``policy`` is None only for the first entry of the first epoch. Under the policy of another
+    origin this is the first entry of a new epoch, the policy that of the old one's end.
 
     Raises:
         BlobMissing: a change list or trust metadata is not at hand.
         UnknownPayloadType: a newer version wrote this entry; the loop stops.
         SnapshotMismatch: the log's commitment differs from ``state``; the loop stops.
-        TrustError, InputInvalid: for a first entry that does not establish a policy.
+        TrustError, InputInvalid: the entries that begin an epoch do not; the batch is refused.
     """
-    verdict = _first if policy is None else _judge_under(policy)
-    return verdict(_Entry(generation, leaf, origin, environment, heads, blobs, state))
+    entry = _Entry(generation, leaf, origin, environment, heads, blobs, state)
+    if policy is None or policy.log(environment).origin != origin:
+        return _first(entry, policy)
+    log = policy.log(environment)
+    if log.continues is not None:
+        continues = continuation(dict(log.continues))
+        if generation == continues.generation + 2:
+            return _second(entry, policy, continues)
+    return _judge_under(policy)(entry)
 
 
 class _Entry(NamedTuple):
@@ -230,12 +259,39 @@ class _Entry(NamedTuple):
     state: StateReader | None
 
 
-def _first(entry: _Entry) -> Accepted | Rejected:
+def _first(entry: _Entry, policy: Policy | None) -> Accepted:
+    """Index 0: the policy, carried over or new, that names this very log."""
     statement = parse_statement(entry.leaf.envelope)
     if not isinstance(statement, TrustStatement):
         raise StatementInvalid(f"{entry.origin}: expected a trust entry first, found another")
     _check_origin(entry, statement.origin)
-    return _accepted(entry, statement, _adopt(entry, None, statement))
+    try:
+        adopted = _adopt(entry, policy, statement)
+    except NotFound as error:
+        raise StatementInvalid(f"{entry.origin}: {error}") from error
+    named = adopted.log(entry.environment).continues
+    before = 0 if named is None else continuation(dict(named)).generation
+    if (policy is None) != (named is None) or entry.generation != before + 1:
+        raise StatementInvalid(
+            f"{entry.origin}: expected its first entry to be judged where the epoch before it"
+            f" ended, at generation {before + 1}, found generation {entry.generation}"
+        )
+    return _accepted(entry, statement, adopted)
+
+
+def _second(entry: _Entry, policy: Policy, continues: Continuation) -> Accepted:
+    """Index 1 of an epoch that continues another: the statement that founds it."""
+    statement = parse_statement(entry.leaf.envelope)
+    _check_origin(entry, statement.origin)
+    policy.verify_by_log(entry.environment, entry.leaf.envelope)
+    if not isinstance(statement, EpochStatement) or statement.continues != continues:
+        raise EpochUnfounded(
+            f"{entry.origin}: expected a second entry that continues {continues}, found another"
+        )
+    if policy.expired_at(entry.leaf.sequenced_at):
+        raise TrustExpired(f"{entry.origin}: expected a policy in force, found an expired one")
+    _check_state(entry, statement.state, policy)
+    return _accepted(entry, statement, policy)
 
 
 def _judge_under(policy: Policy) -> Callable[[_Entry], Accepted | Rejected]:
@@ -274,7 +330,7 @@ def _change_set(entry: _Entry, statement: ChangeSet, policy: Policy) -> Accepted
     changes = statement.changes
     if statement.changes_blob is not None:
         changes = decode_change_list(
-            _blob(entry, statement.changes_blob.digest), statement.changes_blob
+            bytes_of(entry.blobs, statement.changes_blob.digest), statement.changes_blob
         )
     # (6) signatures reach the threshold for every name
     paths = {change.path(entry.environment) for change in changes}
@@ -290,16 +346,16 @@ def _change_set(entry: _Entry, statement: ChangeSet, policy: Policy) -> Accepted
 
 
 def _adopt(entry: _Entry, policy: Policy | None, statement: TrustStatement) -> Policy:
-    roots = [_blob(entry, digest) for digest in statement.root]
-    targets = _blob(entry, statement.targets)
+    roots = [bytes_of(entry.blobs, digest) for digest in statement.root]
+    targets = bytes_of(entry.blobs, statement.targets)
     adopted = adopt(policy, roots, targets, at_ms=entry.leaf.sequenced_at)
     if adopted.log(entry.environment).origin != entry.origin:
         raise StatementInvalid(
             f"trust entry: expected a root that names {entry.origin}, found another origin"
         )
     # The envelope's signature only says that the log carried the metadata; the authority is the
-    # metadata's own. Before the first entry the key is the one the adopted root names.
-    (policy or adopted).verify_by_log(entry.environment, entry.leaf.envelope)
+    # metadata's own. The first entry of an epoch is by the key that the adopted root names.
+    adopted.verify_by_log(entry.environment, entry.leaf.envelope)
     return adopted
 
 
@@ -307,24 +363,28 @@ def _check_commitment(
     entry: _Entry, statement: SnapshotStatement | EpochStatement, policy: Policy
 ) -> None:
     if isinstance(statement, EpochStatement):
-        named = policy.log(entry.environment).continues
-        expected = None if named is None else continuation(dict(named))
-        if statement.continues != expected:
-            raise Rejection(
-                "epoch", f"expected the continuation {expected}, found {statement.continues}"
-            )
-        return
-    if entry.state is None:
-        return
-    count, root = entry.state()
-    ours = (entry.generation - 1, count, root, policy.digest)
-    theirs = (statement.generation, statement.count, statement.root, statement.policy)
+        raise Rejection("epoch", "expected an epoch statement as an epoch's second entry only")
+    if entry.state is not None:
+        _check_state(entry, statement, policy)
+
+
+def _check_state(entry: _Entry, statement: SnapshotStatement, policy: Policy) -> None:
+    count, root = (statement.count, statement.root) if entry.state is None else entry.state()
+    ours = (entry.origin, entry.generation - 1, count, root, policy.digest)
+    theirs = (
+        statement.origin, statement.generation, statement.count, statement.root, statement.policy
+    )  # fmt: skip
     if ours != theirs:
         raise SnapshotMismatch(f"{entry.origin}: expected the snapshot {ours}, found {theirs}")
 
 
-def _blob(entry: _Entry, digest: str) -> bytes:
-    data = entry.blobs(digest)
+def bytes_of(blobs: BlobReader, digest: str) -> bytes:
+    """The bytes that have this digest.
+
+    Raises:
+        BlobMissing: they are not at hand, or others are.
+    """
+    data = blobs(digest)
     if data is None or sha256_hex(data) != digest:
         raise BlobMissing(digest)
     return data

@@ -13,6 +13,7 @@ from control_plane.errors import SyntaxInvalid
 from control_plane.names import MAX_LEAF_BYTES
 
 TILE_WIDTH = 256
+TILE_BITS = 8
 MAX_LEVEL = 63
 _PATH = re.compile(
     r"tile/(?P<level>entries|0|[1-9][0-9]?)/(?P<index>(?:x[0-9]{3}/){0,5}[0-9]{3})(?:\.p/(?P<width>[1-9][0-9]{0,2}))?"
@@ -47,6 +48,18 @@ def parse_tile_path(path: str) -> tuple[int | str, int, int]:
             f"tile: expected the shortest spelling of a tile's path, found {path[:80]!r}"
         )
     return level, index, width
+
+
+def tile_of_subtree(level: int, index: int, size: int) -> tuple[int, int, int, range]:
+    """Where the hash of the complete subtree ``index`` of ``2 ** level`` leaves is found.
+
+    The level, index and width of its tile in a tree of ``size`` leaves, and which of the tile's
+    hashes it is the root over.
+    """
+    tile_level, bits = divmod(level, TILE_BITS)
+    tile, first = divmod(index << bits, TILE_WIDTH)
+    width = min(TILE_WIDTH, (size >> (TILE_BITS * tile_level)) - tile * TILE_WIDTH)
+    return tile_level, tile, width, range(first, first + (1 << bits))
 
 
 def encode_entries(leaves: Iterable[bytes]) -> bytes:

@@ -9,7 +9,8 @@ What this module decides:
 - A refusal becomes the error of this package whose ``code`` the body names; an answer that is
   not in the store's format is ``StoreUnreachable`` too, because whoever sent it is not a store.
 - Bytes fetched by digest are hashed before they are returned.
-- Many blobs go over a few connections at once: a store syncs once for all that arrive together.
+- Many blobs go together, as many in a request as a store takes and a few megabytes allow: they
+  are one request and one sync there.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import http.client
 import os
 import socket
 import ssl
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -30,6 +30,7 @@ from control_plane.errors import (
     ChecksumMismatch,
     Conflict,
     ControlPlaneError,
+    EpochMoved,
     NotFound,
     Refused,
     StoreUnreachable,
@@ -37,14 +38,15 @@ from control_plane.errors import (
     ThresholdNotReached,
     TokenRefused,
 )
-from control_plane.log.canonical import Json, parse, sha256_hex
+from control_plane.log.canonical import Json, canonical, parse, sha256_hex
 from control_plane.log.envelope import Envelope
 
 MAX_KEYS_A_REQUEST: Final = 30
 """Keys of up to 200 bytes stay well inside a request line; for more, all heads are read."""
 
-CONCURRENT_PUTS: Final = 4
-_PUTS_A_ROUND: Final = 64
+MAX_BLOBS_A_REQUEST: Final = 512
+BLOB_BYTES_A_REQUEST: Final = 4 << 20
+"""A larger blob goes alone; a request of this size is sent, and hashed, in a moment."""
 
 MAX_ANSWER_BYTES: Final = 128 << 20
 """More than any answer of a store: the follow answer is bounded at 8 MiB, a blob at 32 MiB."""
@@ -115,13 +117,10 @@ class StoreClient:
         self._prefix = ""
         self._connection: http.client.HTTPConnection | None = None
         self._epochs: dict[str, int] = {}
-        self._twins: deque[StoreClient] = deque()
         self._new_connection()  # a wrong URL is found here, not at the first request
 
     def close(self) -> None:
-        """Close the kept connections; the client may be used again."""
-        for twin in self._twins:
-            twin.close()
+        """Close the kept connection; the client may be used again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -146,43 +145,22 @@ class StoreClient:
         blobs: Iterable[bytes],
         done: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Store many blobs; ``done`` is called, in this thread, with the number stored so far.
+        """Store many blobs; ``done`` is called with the number stored so far.
 
-        After an error those that were under way may have been stored too; nothing names them yet.
+        After an error some of them may have been stored; nothing names them yet.
         """
-        waiting = list(blobs)
-        if len(waiting) < CONCURRENT_PUTS:
-            for count, data in enumerate(waiting, 1):
-                self.put_blob(environment, data)
-                done(count)
-            return
-        # Loaded for many blobs only: a kill has none, and should be quick.
-        from concurrent.futures import ThreadPoolExecutor
+        count = 0
+        for together in _requests(blobs):
+            if len(together) == 1:
+                self.put_blob(environment, together[0])
+            else:
+                # Loaded for many blobs only: a kill has none, and should be quick.
+                import msgpack
 
-        while len(self._twins) < CONCURRENT_PUTS:
-            self._twins.append(self._twin())
-        with ThreadPoolExecutor(CONCURRENT_PUTS, "put-blobs") as threads:
-            for start in range(0, len(waiting), _PUTS_A_ROUND):
-                part = waiting[start : start + _PUTS_A_ROUND]
-                puts = threads.map(lambda data: self._put_by_twin(environment, data), part)
-                for count, _ in enumerate(puts, start + 1):
-                    done(count)
-
-    def _put_by_twin(self, environment: str, data: bytes) -> None:
-        # As many threads as twins: there is always one that no other thread uses.
-        twin = self._twins.popleft()
-        try:
-            twin.put_blob(environment, data)
-        finally:
-            self._twins.append(twin)
-
-    def _twin(self) -> StoreClient:
-        return StoreClient(
-            self.url,
-            self._token,
-            timeout_seconds=self._timeout_seconds,
-            certificates=self._certificates,
-        )
+                body = msgpack.packb({sha256_hex(data): data for data in together})
+                self._call("POST", f"/v1/{environment}/blobs", body)
+            count += len(together)
+            done(count)
 
     def submit(self, environment: str, envelope: Envelope, *, dry_run: bool = False) -> Submission:
         """Hand in a signed change set.
@@ -204,6 +182,32 @@ class StoreClient:
             pending=generation is None,
             threshold=_integer(value, "threshold") or 0,
             found=_integer(value, "found") or 0,
+        )
+
+    def post_trust(self, environment: str, roots: Sequence[bytes], targets: bytes) -> Submission:
+        """Hand in trust metadata: the roots after the one in force, oldest first, and the targets.
+
+        Roots that the log has are skipped by the store. ``repeated`` says that all of it is in
+        force already; there may be no ``identity``, index and generation then.
+
+        Raises:
+            EpochDiverged: a root lets the log go on from where it does not end.
+            Refused, TrustError, InputInvalid: for every other reason the store gives.
+        """
+        body: dict[str, Json] = {
+            "format": 1,
+            "root": [self.put_blob(environment, root) for root in roots],
+            "targets": self.put_blob(environment, targets),
+        }
+        answer = self._call("POST", f"/v1/{environment}/trust", canonical(body))
+        self._epochs.pop(environment, None)
+        value = self._object(answer)
+        return Submission(
+            environment=environment,
+            identity=str(value.get("statement") or ""),
+            generation=_integer(value, "generation"),
+            index=_integer(value, "index"),
+            repeated=answer.status == 200,
         )
 
     # Reading
@@ -232,7 +236,11 @@ class StoreClient:
         return self._query(f"/v1/{environment}/pending")
 
     def follow(self, environment: str, *, epoch: int, size: int, wait: float = 0) -> dict[str, Any]:
-        """Entries from index ``size`` on with a checkpoint, as an unpacked msgpack mapping."""
+        """Entries from index ``size`` on with a checkpoint, as an unpacked msgpack mapping.
+
+        Raises:
+            EpochMoved: that epoch has no more entries; ``epoch`` is the newest there is.
+        """
         import msgpack
 
         query = urlencode({"epoch": epoch, "size": size, "wait": int(wait)})
@@ -241,9 +249,9 @@ class StoreClient:
             value = msgpack.unpackb(answer.body, strict_map_key=False)
         except (ValueError, msgpack.UnpackException) as error:
             raise self._not_a_store("a msgpack mapping") from error
-        if not isinstance(value, dict) or value.get("format") != 1:
+        if not _is_followed(value):
             raise self._not_a_store("a follow answer of format 1")
-        return value
+        return dict(value)
 
     def checkpoint(self, environment: str, epoch: int | None = None) -> bytes:
         """The newest signed checkpoint, unverified."""
@@ -372,6 +380,8 @@ class StoreClient:
         if code == ThresholdNotReached.code:
             threshold, found = _integer(value, "threshold"), _integer(value, "found")
             return ThresholdNotReached(message, threshold or 0, found or 0)
+        if code == EpochMoved.code:
+            return EpochMoved(message, _integer(value, "epoch") or 0)
         return _leaf(code, answer.status)(message)
 
     def _not_a_store(self, expected: str) -> StoreUnreachable:
@@ -383,6 +393,21 @@ class StoreClient:
             f"{self.url}: expected a store, found {(what or type(error).__name__).lower()};"
             " start it with 'control-plane store', or name another with --store"
         )
+
+
+def _requests(blobs: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The blobs in order, in lists that fit in one request."""
+    together: list[bytes] = []
+    size = 0
+    for data in blobs:
+        full = len(together) >= MAX_BLOBS_A_REQUEST or size + len(data) > BLOB_BYTES_A_REQUEST
+        if together and full:
+            yield together
+            together, size = [], 0
+        together.append(data)
+        size += len(data)
+    if together:
+        yield together
 
 
 def _leaf(code: str, status: int) -> type[ControlPlaneError]:
@@ -400,6 +425,27 @@ def _leaf(code: str, status: int) -> type[ControlPlaneError]:
     if status in (404, 410):
         return NotFound
     return StoreUnreachable if status >= 500 else Refused
+
+
+def _is_followed(value: object) -> bool:
+    """Whether an unpacked answer has the fields that readers take from it; a part has a proof."""
+    if not isinstance(value, dict) or value.get("format") != 1:
+        return False
+    blobs, proof = value.get("blobs"), value.get("proof", [])
+    return (
+        type(value.get("first")) is int
+        and isinstance(value.get("checkpoint"), bytes)
+        and _all(value.get("entries"), bytes)
+        and isinstance(blobs, dict)
+        and _all(list(blobs), str)
+        and _all(list(blobs.values()), bytes)
+        and _all(proof, bytes)
+        and (not value.get("more") or "proof" in value)
+    )
+
+
+def _all(values: object, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _printed(head: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from securesystemslib.signer import CryptoSigner
 from control_plane.errors import InputInvalid, KeyFileRefused, NotFound, SyntaxInvalid
 from control_plane.log.canonical import parse
 from control_plane.log.envelope import Envelope, Signature
+from control_plane.publish.durable import write_new, write_over
 from control_plane.trust import authoring
 from control_plane.trust.keys import key_id_of, raw_of, tuf_key_of
 from control_plane.trust.state import Policy, restore
@@ -357,43 +357,14 @@ def _check_private(path: Path, mode: int) -> None:
 
 def _write_public(key: KeyFile) -> None:
     data = json.dumps(_public_json(key), sort_keys=True, indent=2).encode() + b"\n"
-    path = key.public_path
-    temporary = _write_temporary(path, data, 0o644)
     # Replacing is right here: the private key was new a moment ago, so an older .pub is an orphan.
-    temporary.replace(path)
-    _sync_folder(path.parent)
+    write_over(key.public_path, data, 0o644)
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """The file appears with all its bytes, or stays as it was when the name is taken."""
-    temporary = _write_temporary(path, data, mode)
     try:
-        # A crash before the link leaves a temporary file that nobody reads, one after it the file.
-        os.link(temporary, path)
+        write_new(path, data, mode)
     except FileExistsError as error:
         raise KeyFileRefused(
             f"{path}: expected no file of that name, found one; it was left as it is"
         ) from error
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
-
-
-def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
-        # The umask may have taken bits that .pub files need; it cannot have added any.
-        os.fchmod(file.fileno(), mode)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -46,15 +46,19 @@ class Proposal:
     def __len__(self) -> int:
         return len(self.changes)
 
-    def put(self, manifest: Mapping[str, Any]) -> Key:
+    def put(self, manifest: Mapping[str, Any], *, validated: bool = False) -> Key:
         """Propose a manifest; agents and tools are signed by the publisher if they are not yet.
+
+        ``validated`` says that the caller has done so with ``manifests.validation``, and can name
+        file and line where this could not.
 
         Raises:
             ManifestInvalid: it breaks its kind's schema or rules.
             ChecksumMismatch: it carries a checksum that is not its content's.
         """
         document = dict(manifest)
-        validate(document)
+        if not validated:
+            validate(document)
         check_checksum(document)
         versioned = document["kind"] in VERSIONED_KINDS
         change = Change(

@@ -8,22 +8,28 @@ What this module decides:
 - Nothing read here is believed. The checkpoint is asked for once and the entries up to its size are
   handed on in parts, each with a consistency proof made of the hash tiles; the reader's steps 1 to
   3 judge both. ``check_tiles`` compares every hash tile with the entries.
-- An export writes what was verified and nothing else: blobs and tiles first, each under its final
-  name by one rename, the checkpoint last. A crash in between leaves an older checkpoint with more
-  files than it needs. Files of an older export are never changed: partial tiles of other widths
-  stay beside the new ones.
-- A folder that holds another log, or more of this one, is refused before the first byte.
+- A file server cannot say that a log goes on in a later epoch. So at the end of an epoch the next
+  few numbers are looked for; the reader judges what lies there.
+- An export writes what was verified and nothing else, every epoch of it, the oldest first: blobs
+  and tiles, each under its final name by one rename, then the epoch's checkpoint. A crash in
+  between leaves an older checkpoint with more files than it needs. Files of an older export are
+  never changed: partial tiles of other widths stay beside the new ones.
+- Each epoch's folder holds the blobs that its own entries name and those of the keys that were live
+  when it ended, whichever epoch named them: who follows that epoch needs no other folder.
+- A folder that holds another log, more of this one, or an epoch that is no part of it, is refused
+  before the first byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from control_plane.errors import (
     ChecksumMismatch,
+    EpochMoved,
     Forked,
     InputInvalid,
     NotFound,
@@ -42,12 +48,14 @@ from control_plane.log.note import Note
 from control_plane.log.statements import ChangeSet, TrustStatement, parse_statement
 from control_plane.log.tiles import TILE_WIDTH, decode_entries, encode_entries, tile_path
 from control_plane.publish.client import StoreClient
-from control_plane.publish.replay import History, Progress, Source, replay
+from control_plane.publish.replay import Epoch, History, Progress, Source, replay
 from control_plane.trust.enrolment import Enrolment
 
 TILE_BITS: Final = 8
 BUNDLES_A_PART: Final = 32
 """8,192 entries, as a store's own answers have at most."""
+PROBED_EPOCHS: Final = 4
+"""Numbers looked for after an epoch's own; few are skipped, and each costs a request."""
 
 
 class Files(Protocol):
@@ -117,39 +125,31 @@ class StaticLog:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._note = b""
-        self._size = 0
-        self._prefix = ""
-        self._hashes: list[bytes] = []
+        self._epochs: dict[int, _EpochFiles] = {}
 
     def follow(self, environment: str, *, epoch: int, size: int) -> dict[str, Any]:
-        """The entries from ``size`` on, at most 8,192, as a store answers."""
-        if not self._prefix:
-            self._prefix = f"{environment}/{epoch}/"
-            self._note = self._read("checkpoint")
-            self._size = Checkpoint.parse_text(Note.parse(self._note).text).size
-        stop = min(self._size, (size // TILE_WIDTH + BUNDLES_A_PART) * TILE_WIDTH)
-        entries = self._entries(size, stop)
-        self._hashes += map(leaf_hash, entries)
-        more = stop < self._size
-        proof = consistency_proof(stop, self._size, self._hash) if more else []
-        return {
-            "first": size,
-            "entries": entries,
-            "checkpoint": self._note,
-            "blobs": {},
-            "more": more,
-            "proof": proof,
-        }
+        """The entries from ``size`` on, at most 8,192, as a store answers.
+
+        Raises:
+            NotFound: no such epoch.
+            EpochMoved: it has no more, and a later one lies there; ``epoch`` is that one.
+        """
+        files = self._epochs.get(epoch)
+        if files is None:
+            files = self._epochs[epoch] = _EpochFiles.open(self._files, environment, epoch)
+        if 0 < files.size <= size:
+            self._look_beyond(environment, epoch)
+        return files.part(size)
 
     def blob(self, environment: str, digest: str, epoch: int | None = None) -> bytes:
-        """The bytes whose SHA-256 is ``digest``.
+        """The bytes whose SHA-256 is ``digest``; in the newest epoch read unless one is named.
 
         Raises:
             NotFound: there is no such file.
             ChecksumMismatch: it holds other bytes.
         """
-        data = self._read(f"blob/sha256/{digest}")
+        number = max(self._epochs, default=1) if epoch is None else epoch
+        data = self._files.read(f"{environment}/{number}/blob/sha256/{digest}")
         if (found := sha256_hex(data)) != digest:
             raise ChecksumMismatch(f"{self._files.place}: expected blob {digest}, found {found}")
         return data
@@ -161,28 +161,75 @@ class StaticLog:
             NotFound: one is missing.
             Forked: one holds other hashes.
         """
+        return sum(files.check_tiles() for files in self._epochs.values())
+
+    def _look_beyond(self, environment: str, epoch: int) -> None:
+        for later in range(epoch + 1, epoch + 1 + PROBED_EPOCHS):
+            try:
+                self._files.read(f"{environment}/{later}/checkpoint")
+            except NotFound:
+                continue
+            raise EpochMoved(
+                f"{environment}: expected entries of epoch {epoch}, found that the log goes on in"
+                f" epoch {later}",
+                later,
+            )
+
+
+@dataclass(slots=True)
+class _EpochFiles:
+    """The files of one epoch, as its checkpoint was when they were first looked at."""
+
+    files: Files
+    prefix: str
+    note: bytes
+    size: int
+    hashes: list[bytes] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, files: Files, environment: str, epoch: int) -> _EpochFiles:
+        prefix = f"{environment}/{epoch}/"
+        note = files.read(f"{prefix}checkpoint")
+        return cls(files, prefix, note, Checkpoint.parse_text(Note.parse(note).text).size)
+
+    def part(self, size: int) -> dict[str, Any]:
+        stop = min(self.size, (size // TILE_WIDTH + BUNDLES_A_PART) * TILE_WIDTH)
+        entries = self._entries(size, stop)
+        self.hashes[size:] = map(leaf_hash, entries)
+        more = stop < self.size
+        proof = consistency_proof(stop, self.size, self._hash) if more else []
+        return {
+            "first": size,
+            "entries": entries,
+            "checkpoint": self.note,
+            "blobs": {},
+            "more": more,
+            "proof": proof,
+        }
+
+    def check_tiles(self) -> int:
         count = 0
-        for path, data in hash_tiles(self._hashes):
+        for path, data in hash_tiles(self.hashes):
             if self._read(path) != data:
                 raise Forked(
-                    f"{self._files.place}: expected the hashes of the entries in {self._prefix}"
+                    f"{self.files.place}: expected the hashes of the entries in {self.prefix}"
                     f"{path}, found others"
                 )
             count += 1
         return count
 
     def _read(self, path: str) -> bytes:
-        return self._files.read(self._prefix + path)
+        return self.files.read(self.prefix + path)
 
     def _entries(self, start: int, stop: int) -> list[bytes]:
         entries: list[bytes] = []
         for index in range(start // TILE_WIDTH, -(-stop // TILE_WIDTH)):
-            width = min(TILE_WIDTH, self._size - index * TILE_WIDTH)
+            width = min(TILE_WIDTH, self.size - index * TILE_WIDTH)
             path = tile_path("entries", index, width)
             bundle = decode_entries(self._read(path))
             if len(bundle) != width:
                 raise SyntaxInvalid(
-                    f"{self._prefix}{path}: expected {width} entries, found {len(bundle)}"
+                    f"{self.prefix}{path}: expected {width} entries, found {len(bundle)}"
                 )
             entries += bundle[max(0, start - index * TILE_WIDTH) :]
         return entries
@@ -191,12 +238,12 @@ class StaticLog:
         """The hash of a complete subtree: the root over its part of one tile."""
         tile_level, bits = divmod(level, TILE_BITS)
         tile, first = divmod(index << bits, TILE_WIDTH)
-        width = min(TILE_WIDTH, (self._size >> (TILE_BITS * tile_level)) - tile * TILE_WIDTH)
+        width = min(TILE_WIDTH, (self.size >> (TILE_BITS * tile_level)) - tile * TILE_WIDTH)
         path = tile_path(tile_level, tile, width)
         data = self._read(path)
         if len(data) != width * HASH_BYTES:
             raise SyntaxInvalid(
-                f"{self._prefix}{path}: expected {width} hashes, found {len(data)} bytes"
+                f"{self.prefix}{path}: expected {width} hashes, found {len(data)} bytes"
             )
         wanted = range(first, first + (1 << bits))
         return EMPTY.extended(data[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in wanted).root()
@@ -232,7 +279,10 @@ def check_live_blobs(log: Source, history: History, progress: Progress | None = 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A verified log that lies below ``folder`` now; ``gone`` blobs were deleted by the store."""
+    """A verified log; ``folder`` is its newest epoch's. ``gone`` blobs were deleted by the store.
+
+    ``files`` and ``blobs`` count those of all epochs, a blob in two of them twice.
+    """
 
     folder: Path
     history: History
@@ -249,84 +299,137 @@ def export(
     *,
     progress: Progress | None = None,
 ) -> Exported:
-    """Verify a log from its first entry and write it below ``folder``; older files stay.
+    """Verify a log from its first entry and write all its epochs below ``folder``.
+
+    Older files stay.
 
     Raises:
         TrustError: the log is not what it claims to be; nothing was written.
-        Refused: the folder holds another log.
+        Refused: the folder holds another log, or an epoch that is no part of this one.
         RolledBack, Forked: it holds more of this log, or another past.
         NotFound: the store deleted bytes that a live key rests on; the checkpoint stays the old.
     """
     recorded = _Recorded(store)
     history = replay(recorded, environment, enrolment, progress=progress)
-    below = folder / environment / str(recorded.epoch)
-    hashes = [leaf_hash(leaf) for leaf in recorded.leaves]
-    _require_prefix(below / "checkpoint", history, hashes)
-    blobs, gone = _write_blobs(below, store, recorded, history)
-    files = 0
-    for path, data in _tiles(recorded.leaves, hashes):
-        _write(below / path, data)
-        files += 1
-    # Last: whoever finds this checkpoint finds everything it covers.
-    assert history.checkpoint is not None
-    _write(below / "checkpoint", history.checkpoint.note)
-    return Exported(below, history, files + 1, blobs, gone)
+    below = folder / environment
+    _require_epochs(below, history)
+    parts = [_Part.of(below, epoch, history, recorded) for epoch in history.epochs]
+    for part in parts:
+        _require_prefix(part)
+    written = [
+        _write_epoch(store, environment, part, parts[:index]) for index, part in enumerate(parts)
+    ]
+    files, blobs, gone = (sum(counts) for counts in zip(*written, strict=True))
+    return Exported(parts[-1].folder, history, files, blobs, gone)
 
 
 class _Recorded:
-    """A source that keeps the leaves it gave."""
+    """A source that keeps the leaves it gave, by epoch."""
 
     def __init__(self, store: Source) -> None:
         self._store = store
-        self.leaves: list[bytes] = []
-        self.epoch = 0
+        self.leaves: dict[int, list[bytes]] = {}
 
     def follow(self, environment: str, *, epoch: int, size: int) -> dict[str, Any]:
         answer = self._store.follow(environment, epoch=epoch, size=size)
-        self.leaves += answer["entries"]
-        self.epoch = epoch
+        self.leaves.setdefault(epoch, [])[size:] = answer["entries"]
         return answer
 
     def blob(self, environment: str, digest: str, epoch: int | None = None) -> bytes:
         return self._store.blob(environment, digest, epoch)
 
 
-def _require_prefix(path: Path, history: History, hashes: Sequence[bytes]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One epoch to be written: its leaves, and the blobs that belong into its folder."""
+
+    folder: Path
+    epoch: Epoch
+    leaves: Sequence[bytes]
+    hashes: Sequence[bytes]
+    named: Sequence[str]
+    live: frozenset[str]
+    newest: bool
+
+    @classmethod
+    def of(cls, below: Path, epoch: Epoch, history: History, recorded: _Recorded) -> _Part:
+        number, last = epoch.log.epoch, epoch.position.generation
+        leaves = recorded.leaves[number]
+        changes = history.changes_at(last).values()
+        live = {change.digest: None for change in changes if change.digest}
+        named = _named_blobs(leaves, history, epoch)
+        return cls(
+            below / str(number),
+            epoch,
+            leaves,
+            [leaf_hash(leaf) for leaf in leaves],
+            tuple(named | live),
+            frozenset(live),
+            epoch is history.epochs[-1],
+        )
+
+
+def _require_epochs(below: Path, history: History) -> None:
+    """No epoch lies in the folder but those of this log."""
+    ours = {epoch.log.epoch for epoch in history.epochs}
+    there = {
+        int(path.parent.name) for path in below.glob("*/checkpoint") if path.parent.name.isdecimal()
+    }
+    if not there <= ours:
+        raise Refused(
+            f"{below}: expected epochs {', '.join(map(str, sorted(ours)))} of"
+            f" {history.position.origin}, found epoch {max(there - ours)}; export to another folder"
+        )
+
+
+def _require_prefix(part: _Part) -> None:
     """What lies in the folder is an older state of the same log, or nothing."""
+    path, log, hashes = part.folder / "checkpoint", part.epoch.log, part.hashes
     if not path.exists():
         return
-    assert history.policy is not None
-    origin = history.position.origin
-    vkeys = history.policy.log(history.environment).vkeys
     try:
-        old = open_checkpoint(path.read_bytes(), vkeys).checkpoint
+        old = open_checkpoint(path.read_bytes(), log.vkeys, witnesses=log.witnesses).checkpoint
     except (SignatureInvalid, SyntaxInvalid) as error:
         raise Refused(
-            f"{path}: expected a checkpoint of {origin}, found another; export to another folder"
+            f"{path}: expected a checkpoint of {log.origin}, found another; export to another"
+            " folder"
         ) from error
     if old.size > len(hashes):
-        raise RolledBack(f"{origin}: expected at least {old.size} entries, found {len(hashes)}")
+        raise RolledBack(f"{log.origin}: expected at least {old.size} entries, found {len(hashes)}")
     if EMPTY.extended(hashes[: old.size]).root() != old.root:
         raise Forked(
-            f"{origin}: expected root {old.root.hex()} at size {old.size} as exported before,"
+            f"{log.origin}: expected root {old.root.hex()} at size {old.size} as exported before,"
             " found another; keep both checkpoints"
         )
 
 
+def _write_epoch(
+    store: Source, environment: str, part: _Part, before: Sequence[_Part]
+) -> tuple[int, int, int]:
+    """How many files and blobs an epoch has now, and how many blobs were gone."""
+    blobs, gone = _write_blobs(store, environment, part, before)
+    files = 0
+    for path, data in _tiles(part.leaves, part.hashes):
+        _write(part.folder / path, data)
+        files += 1
+    # Last: whoever finds this checkpoint finds everything it covers.
+    _write(part.folder / "checkpoint", part.epoch.checkpoint.note)
+    return files + 1, blobs, gone
+
+
 def _write_blobs(
-    below: Path, store: Source, recorded: _Recorded, history: History
+    store: Source, environment: str, part: _Part, before: Sequence[_Part]
 ) -> tuple[int, int]:
-    live = {change.digest for change in history.changes.values() if change.digest}
     written = gone = 0
-    for digest in _named_blobs(recorded.leaves, history):
-        path = below / "blob" / "sha256" / digest
-        if path.exists() and sha256_hex(path.read_bytes()) == digest:
+    for digest in part.named:
+        path = part.folder / "blob" / "sha256" / digest
+        if _holds(path, digest):
             written += 1
             continue
         try:
-            data = store.blob(history.environment, digest, recorded.epoch)
+            data = _carried(digest, before) or store.blob(environment, digest, part.epoch.log.epoch)
         except NotFound:
-            if digest in live:
+            if part.newest and digest in part.live:
                 raise
             gone += 1  # superseded and deleted: personal data may have to go
             continue
@@ -335,7 +438,20 @@ def _write_blobs(
     return written, gone
 
 
-def _named_blobs(leaves: Sequence[bytes], history: History) -> dict[str, None]:
+def _carried(digest: str, before: Sequence[_Part]) -> bytes | None:
+    """A blob as an earlier epoch's folder has it by now."""
+    for part in reversed(before):
+        path = part.folder / "blob" / "sha256" / digest
+        if _holds(path, digest):
+            return path.read_bytes()
+    return None
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return path.exists() and sha256_hex(path.read_bytes()) == digest
+
+
+def _named_blobs(leaves: Sequence[bytes], history: History, epoch: Epoch) -> dict[str, None]:
     """What entries are judged by, of rejected ones too, then what accepted ones carry."""
     named: dict[str, None] = {}
     for leaf in leaves:
@@ -347,8 +463,10 @@ def _named_blobs(leaves: Sequence[bytes], history: History) -> dict[str, None]:
             named |= dict.fromkeys([*statement.root, statement.targets])
         elif isinstance(statement, ChangeSet) and statement.changes_blob is not None:
             named[statement.changes_blob.digest] = None
+    position = epoch.position
     for entry in history.accepted:
-        named |= dict.fromkeys(change.digest for change in entry.changes if change.digest)
+        if position.continues_generation < entry.generation <= position.generation:
+            named |= dict.fromkeys(change.digest for change in entry.changes if change.digest)
     return named
 
 

@@ -82,6 +82,11 @@ class Folder:
                         "the replica is rebuilt beside it from the log"
                     ) from error
 
+    @property
+    def page_bytes(self) -> int:
+        """How large a page of the database is."""
+        return self.environment.stat()["psize"]
+
     def spare_bytes(self) -> int:
         """Return the bytes of pages in no live tree: pinned, or free to be used again."""
         with self.environment.begin() as transaction:

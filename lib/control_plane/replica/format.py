@@ -9,6 +9,8 @@
 - Later formats may add kinds, statuses and body fields. A record that an older reader would
   misunderstand carries a higher ``min_reader`` and is refused by that reader by name, alone.
 - Decoding checks, in this order: length, format and ``min_reader``, kind against key, hash.
+- The hash does not cover status and generations: where a disk damages those, reads go on, and
+  ``verify`` tells what contradicts the heads.
 
 Nothing here opens a file.
 """

@@ -19,6 +19,7 @@ import msgpack
 
 from control_plane.errors import ReplicaCorrupt
 from control_plane.log.statements import Key
+from control_plane.names import DIGEST
 from control_plane.replica.plan import BLOBS, HELD, Plan, Table
 
 SUPERSEDED = "superseded"
@@ -68,14 +69,29 @@ class HeldEntry:
         """
         try:
             fields = msgpack.unpackb(data)
-            return cls(
+            keys, missing, kept = fields["keys"], fields["missing"], fields["kept"]
+            # Text is a sequence too: its characters must not pass for names and digests.
+            if len(key) != 8 or not all(type(each) is list for each in (keys, missing, kept)):
+                raise ValueError("other containers")
+            entry = cls(
                 int.from_bytes(key, "big"), fields["entry"],
-                tuple(Key(*parts) for parts in fields["keys"]), fields["reason"],
-                {Key(*parts[:3]): parts[3] for parts in fields["missing"]},
-                tuple(fields["kept"]), fields["root"], fields["targets"],
+                tuple(Key(kind, name, part) for kind, name, part in keys), fields["reason"],
+                {Key(kind, name, part): digest for kind, name, part, digest in missing},
+                tuple(kept), fields["root"], fields["targets"],
             )  # fmt: skip
+            entry._check_types()
         except (ValueError, LookupError, TypeError, msgpack.UnpackException) as error:
             raise ReplicaCorrupt(f"held entry: expected its fields, found {error!r}") from error
+        return entry
+
+    def _check_types(self) -> None:
+        digests = [*self.kept, *self.missing.values()]
+        names = [part for key in (*self.keys, *self.missing) for part in key]
+        texts = [*digests, *names, self.reason, self.root, self.targets]
+        if type(self.leaf) is not bytes or not all(type(text) is str for text in texts):
+            raise TypeError("fields of other types")
+        if not all(DIGEST.fullmatch(digest) for digest in digests):
+            raise ValueError("text that is no digest")
 
 
 def held_key(generation: int) -> bytes:

@@ -12,10 +12,11 @@ proof is in ``reader.py``.)
    is it dropped. A reader whose check ``safe_txnid <= T`` succeeded has at least that long to
    finish the copy it checks for, whatever the age of T.
 3. A pin stops being offered when the *next* pin is old enough: `grace_seconds`, or less when the
-   pinned pages have outgrown their budget, but never less than MINIMUM_SECONDS. Why the next
-   one's age counts: a reader that accepted a T below the next pin Q began T before the header
-   showed Q, and Q was pinned after the header showed it. So that T is as old as Q or older, and a
-   snapshot that stayed the newest for an hour does not expire a moment after it is superseded.
+   pinned pages outgrow, or once outgrew, their budget, but never less than MINIMUM_SECONDS. Why
+   the next one's age counts: a reader that accepted a T below the next pin Q began T before the
+   header showed Q, and Q was pinned after the header showed it. So that T is as old as Q or
+   older, and a snapshot that stayed the newest for an hour does not expire a moment after it is
+   superseded.
 4. Before each write: pin the newest transaction if it moved and the last pin is a second old,
    raise ``safe_txnid``, drop what may be dropped, begin. `tend` does the same while nothing is
    written. Ages are on the monotonic clock and are taken after the deed they date, which can
@@ -32,9 +33,17 @@ begun on it before LMDB put the old page back. LMDB then refuses further writes,
 should be rebuilt, not opened again.
 
 The budget: every commit takes fresh pages while its predecessors are pinned, and LMDB never
-gives a file's pages back. Pins are shortened when the file grew since the oldest offered pin
-(so free pages had run out) and the pages that are in no live tree, pinned or free, exceed
-``pin_budget_bytes``. A large deletion alone does not shorten them: the file does not grow.
+gives a file's pages back. When the file grew since the oldest offered pin (so free pages had run
+out) and the pages that are in no live tree, pinned or free, would come to exceed
+``pin_budget_bytes``, the pins are shortened. A large deletion alone does not shorten them: the
+file does not grow.
+
+Until what was unpinned is free, MARGIN_SECONDS later, the file grows on, presumably as much as in
+the MARGIN_SECONDS before; so that is counted too. It must not happen time and again, so what was
+learnt is kept: the snapshots held at that moment were too many for the file, and from then on half
+as many commits are offered at most. (Commits, not seconds: at a slower pace they last longer.)
+When commits become larger it happens again, and the number is halved again. A restarted writer
+learns anew, at the price of MARGIN_SECONDS of commits.
 """
 
 from __future__ import annotations
@@ -49,6 +58,7 @@ PIN_INTERVAL_SECONDS = 1.0
 MINIMUM_SECONDS = 10.0
 MARGIN_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
+UNBOUNDED = 1 << 63
 
 
 class Pin(NamedTuple):
@@ -70,15 +80,17 @@ class Pins:
         self,
         environment: lmdb.Environment,
         publish: Callable[[int], None],
-        outgrown: Callable[[int], bool],
+        outgrown: Callable[[int, int], bool],
         grace_seconds: float,
         monotonic: Callable[[], float],
     ) -> None:
         self._environment = environment
         self._publish = publish  # stores safe_txnid
-        self._outgrown = outgrown  # the budget, given the oldest offered pin's last page
+        # The budget, given the last page at the oldest offered pin and MARGIN_SECONDS ago.
+        self._outgrown = outgrown
         self._grace_seconds = max(grace_seconds, MINIMUM_SECONDS)
         self._monotonic = monotonic
+        self._most_commits = UNBOUNDED  # offered at once; less once the budget was outgrown
         self._offered: deque[Pin] = deque()
         self._leaving: deque[tuple[Pin, float]] = deque()  # with the time it ceased to be offered
         self._pin()
@@ -123,4 +135,14 @@ class Pins:
         age = now - following.since
         if age >= self._grace_seconds:
             return True
-        return age >= MINIMUM_SECONDS and self._outgrown(oldest.last_page)
+        if age < MINIMUM_SECONDS:
+            return False
+        newest = self._offered[-1].txn_id
+        if newest - following.txn_id >= self._most_commits:
+            return True
+        before = (pin for pin in reversed(self._offered) if now - pin.since >= MARGIN_SECONDS)
+        if not self._outgrown(oldest.last_page, next(before, oldest).last_page):
+            return False
+        held = newest - (self._leaving[0][0] if self._leaving else oldest).txn_id
+        self._most_commits = min(self._most_commits, held // 2)
+        return True

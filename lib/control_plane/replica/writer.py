@@ -57,6 +57,7 @@ from control_plane.replica.transaction import GENERATION_KEY, WriteTransaction
 
 __all__ = ["ReplicaWriter", "WriteTransaction"]
 
+LOCK_FILE = "daemon.lock"
 _BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 
 
@@ -129,7 +130,7 @@ class ReplicaWriter:
         with _translated(folder):
             _make_folder(folder)
             _make_folder(os.path.join(folder, FORMAT_FOLDER))
-            lock = _lock(os.path.join(folder, FORMAT_FOLDER, "daemon.lock"))
+            lock = _lock(os.path.join(folder, FORMAT_FOLDER, LOCK_FILE))
         writer = cls(
             folder,
             lock,
@@ -185,6 +186,16 @@ class ReplicaWriter:
             finally:
                 self._writing_thread = 0
 
+    def check_place(self) -> None:
+        """Look whether the files that are written are where readers look; any thread may ask.
+
+        Raises:
+            ReplicaCorrupt: somebody took them away; `rebuild`.
+        """
+        folder = self._next or self._live
+        if folder is not None:
+            folder.check_place()
+
     def tend(self) -> None:
         """Move the pins on and delete old folders; call it at least once a second."""
         # A write in progress did the first on its way in. Between its commit and its publication
@@ -212,19 +223,27 @@ class ReplicaWriter:
         """Publish the time of the newest cosignature, seconds since 1970."""
         self._store(CHECKPOINT_TIME_S, seconds)
 
-    def rebuild(self) -> None:
+    def rebuild(self, *, afresh: bool = False) -> None:
         """Begin the next folder beside the current one, empty; writes go there from now on.
 
-        The current one stays as it is, and readable: without a writer its pages do not change.
+        The current one stays as it is, and readable: without a writer its pages do not change. With
+        ``afresh`` a rebuild that is going on is dropped for the new one. Where somebody took the
+        environment's folder away it is made again, and locked again.
 
         Raises:
             RuntimeError: a rebuild is going on already.
+            ReplicaLocked: another writer has taken over since.
             ReplicaUnwritable: the file system refused.
         """
-        if self._next is not None:
+        if self._next is not None and not afresh:
             raise RuntimeError("expected no rebuild yet, found one going on; swap or close first")
         with self._busy, _translated(self.folder):
-            self._next = self._new_folder()
+            self._keep_lock()
+            dropped, self._next = self._next, self._new_folder()
+            if dropped is not None:
+                # Never linked, so nobody reads it. A crash before this leaves it for `_sweep`.
+                dropped.close()
+                shutil.rmtree(dropped.path, ignore_errors=True)
             if self._live is not None:
                 # Kept as it is mapped: readers have this one, whatever became of its name.
                 self._old_header = self._live.header
@@ -328,6 +347,21 @@ class ReplicaWriter:
             raise
         return folder
 
+    def _keep_lock(self) -> None:
+        """Hold the lock that the next writer would ask for, in folders that are there."""
+        _make_folder(self.folder)
+        _make_folder(self._formats)
+        path = os.path.join(self._formats, LOCK_FILE)
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(self._lock_descriptor)):
+                return
+        except FileNotFoundError:
+            pass
+        # The old one goes last: two locks for a moment are better than none.
+        lock = _lock(path)
+        os.close(self._lock_descriptor)
+        self._lock_descriptor = lock
+
     def _new_folder(self) -> Folder:
         numbers = _numbers(self._formats)
         # Also above the number that the link names: its folder may have been taken away.
@@ -354,7 +388,12 @@ class ReplicaWriter:
 
         The swap raises both the new folder's and the old one's by one, so they stay apart.
         """
-        floor = 0
+        # Of a folder that was taken away the header is still mapped, here and by readers.
+        held = [self._old_header, self._live.header if self._live is not None else None]
+        known = [header for header in held if header is not None]
+        floor = max(
+            (each[word] for each in known for word in (REVISION, *CLASS_REVISIONS)), default=0
+        )
         for number in numbers:
             try:
                 words = map_header(self._path(number, "header"))
@@ -363,15 +402,16 @@ class ReplicaWriter:
                 floor = max(floor, self._wall_ns())
             else:
                 floor = max(floor, *(words[8 * word] for word in (REVISION, *CLASS_REVISIONS)))
-        return floor + 1 if numbers else 0
+        return floor + 1 if numbers or known else 0
 
     def _new_pins(self, folder: Folder) -> Pins:
         def publish(txn_id: int) -> None:
             folder.header[SAFE_TXNID] = txn_id
 
-        def outgrown(last_page: int) -> bool:
-            grown = folder.environment.info()["last_pgno"] > last_page
-            return grown and folder.spare_bytes() > self._pin_budget_bytes
+        def outgrown(last_page: int, recent_page: int) -> bool:
+            last = folder.environment.info()["last_pgno"]
+            coming_bytes = (last - recent_page) * folder.page_bytes
+            return last > last_page and folder.spare_bytes() + coming_bytes > self._pin_budget_bytes
 
         return Pins(folder.environment, publish, outgrown, self._grace_seconds, self._monotonic)
 

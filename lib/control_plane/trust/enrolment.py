@@ -4,9 +4,10 @@ It holds the exact bytes of the newest root and targets metadata, and for each e
 checkpoint of its log as it was when the file was written:
 ``{"checkpoints": {ENVIRONMENT: note text}, "format": 1, "root": base64, "targets": base64}``.
 
-A node replays a log from its first entry. Index 0 vouches for itself, so what makes a log the right
-one is this file: at the size its checkpoint names the tree has that root hash, and the policy
-reached there holds this root.
+A node replays a log from the first entry of its first epoch, whichever epoch the checkpoint is of.
+That entry vouches for itself, so what makes a log the right one is this file: in the epoch and at
+the size its checkpoint names the tree has that root hash, and the policy reached there holds this
+root.
 """
 
 from __future__ import annotations

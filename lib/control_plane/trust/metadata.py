@@ -315,7 +315,7 @@ def _log(environment: str, value: Json, what: str) -> LogIdentity:
             f" found {_shown(origin)}"
         )
     vkeys, public = _log_vkeys(log["vkeys"], what, origin)
-    witnesses = _witnesses(log["witnesses"], what)
+    witnesses = _witnesses(log["witnesses"], what, public)
     continues = _continues(log["continues"], what, epoch)
     return LogIdentity(environment, epoch, origin, vkeys, witnesses, continues, public)
 
@@ -336,7 +336,7 @@ def _log_vkeys(value: Json, what: str, origin: str) -> tuple[tuple[str, str], by
     return (listed[0].encode(), listed[1].encode()), listed[0].public
 
 
-def _witnesses(value: Json, what: str) -> _Fields:
+def _witnesses(value: Json, what: str, log_public: bytes) -> _Fields:
     witnesses = _object(value, f"{what}: witnesses")
     _fields(witnesses, f"{what}: witnesses", ("vkeys", "threshold"), extra=False)
     listed = [_vkey(item, what) for item in _list(witnesses["vkeys"], what)]
@@ -347,6 +347,8 @@ def _witnesses(value: Json, what: str) -> _Fields:
     distinct = len({key.public for key in listed})
     if distinct != len(listed):
         raise SyntaxInvalid(f"{what}: expected one vkey for each witness, found one key twice")
+    if log_public in {key.public for key in listed}:
+        raise SyntaxInvalid(f"{what}: expected witnesses other than the log itself, found its key")
     threshold = _integer(witnesses["threshold"], f"{what}: witnesses: threshold", 0)
     if threshold > distinct:
         raise SyntaxInvalid(f"{what}: expected at least {threshold} witnesses, found {distinct}")

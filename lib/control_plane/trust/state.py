@@ -9,10 +9,10 @@ makes the next one from the policy in force and what a trust entry brings. The r
  2. A root is signed by its own threshold of keys and by that of the root before it. The first root
     of a log has none before it and vouches for itself; whether it is the right one is decided by
     enrolment.
- 3. A root keeps what it names: an environment's epoch never falls, and within an epoch the origin,
-    the log's key and what the epoch continues stay as they are. A late node reads the epoch under
-    its first root and must find there the key that signs checkpoints today; another key takes a new
-    epoch.
+ 3. A root keeps what it names: an environment's epoch never falls, its installation stays, and
+    within an epoch the origin, the log's key, the witnesses and what the epoch continues stay as
+    they are. A late node reads the epoch under its first root and must find there the keys that
+    sign checkpoints today; other keys take a new epoch.
  4. Targets metadata is signed by the threshold of the newest root, also when it is not new.
  5. The version of targets rises, or its bytes are those in force.
  6. One public key has one id in root and targets together, one id has one public key, and a log's
@@ -68,7 +68,9 @@ from control_plane.trust.metadata import (
     read_targets,
 )
 
-__all__ = ["Delegation", "LogIdentity", "Policy", "adopt", "restore"]
+__all__ = [
+    "Delegation", "LogIdentity", "Policy", "adopt", "newest_root", "restore", "verify_by_log",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +157,7 @@ class Policy:
             NotFound: the root names no such environment.
             SignatureInvalid: the log's signature is absent or does not verify.
         """
-        key_id = self.log(environment).key_id
-        for signature in envelope.signatures:
-            if signature.key_id == key_id:
-                _verify(self._log_keys[environment], key_id, signature.value, envelope.pae())
-                return
-        raise SignatureInvalid(
-            f"{environment}: expected a signature by the log's key {key_id}, found none"
-        )
+        verify_by_log(self.log(environment), envelope)
 
     def authorise(self, paths: Iterable[str], envelope: Envelope) -> tuple[str, ...]:
         """The ids of the keys that let an envelope change all these paths, sorted.
@@ -241,6 +236,38 @@ class Policy:
         return frozenset(raw_of(self._keys[key_id]) for key_id in key_ids)
 
 
+def verify_by_log(log: LogIdentity, envelope: Envelope) -> None:
+    """Accept an envelope that a log signed; other signatures are ignored.
+
+    Raises:
+        SignatureInvalid: the log's signature is absent or does not verify.
+    """
+    for signature in envelope.signatures:
+        if signature.key_id == log.key_id:
+            _verify(public_key_of(log.public), log.key_id, signature.value, envelope.pae())
+            return
+    raise SignatureInvalid(
+        f"{log.environment}: expected a signature by the log's key {log.key_id}, found none"
+    )
+
+
+def newest_root(policy: Policy | None, roots: Sequence[bytes]) -> RootFile:
+    """The last of these roots, vouched for from the policy in force on: rules 1 to 3 of `adopt`.
+
+    Roots that are not newer than the one in force are skipped unread but for their versions; with
+    none in force the first vouches for itself. Targets and expiry are not looked at.
+
+    Raises:
+        SyntaxInvalid: metadata out of form, a version skipped, or no root.
+        SignatureInvalid: a root without its threshold of good signatures.
+        RolledBack: an epoch below the one in force.
+    """
+    if policy is None:
+        return _newest_root(None, roots)
+    newer = [data for data in roots if read_root(data).version > policy.root_version]
+    return _newest_root(read_root(policy.root_bytes), newer)
+
+
 def adopt(policy: Policy | None, roots: Sequence[bytes], targets: bytes, *, at_ms: int) -> Policy:
     """The policy after a trust entry; the one given stays as it is.
 
@@ -316,6 +343,11 @@ def _check_root_follows(
 
 def _check_log_follows(before: LogIdentity, after: LogIdentity, version: int) -> None:
     what = f"root version {version}: log {before.environment}"
+    if after.installation != before.installation:
+        raise SyntaxInvalid(
+            f"{what}: expected a log of installation {before.installation}, found one of"
+            f" {after.installation}"
+        )
     if after.epoch < before.epoch:
         raise RolledBack(f"{what}: expected epoch {before.epoch} or later, found {after.epoch}")
     if after.epoch > before.epoch:
@@ -329,6 +361,11 @@ def _check_log_follows(before: LogIdentity, after: LogIdentity, version: int) ->
         raise SyntaxInvalid(
             f"{what}: expected the key {before.vkeys[0]} for all of epoch {before.epoch}, found"
             f" {after.vkeys[0]}; another key takes a new epoch"
+        )
+    if before.witnesses != after.witnesses:
+        raise SyntaxInvalid(
+            f"{what}: expected the witnesses of epoch {before.epoch} as they were, found others;"
+            " other witnesses take a new epoch"
         )
 
 
