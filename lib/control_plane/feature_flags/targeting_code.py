@@ -42,6 +42,8 @@ from control_plane.feature_flags.targeting_operators import (
     JsonMapping,
     dig,
     fractional,
+    hash_of_key,
+    hash_of_value,
     plain,
     text,
     truthy,
@@ -67,7 +69,6 @@ _TRUE = frozenset((_BOOL, _PERHAPS))
 
 # Around what a served variant's site has, as long as it is open whether serving is counted.
 _SERVE, _SERVED = "\x01", "\x02"
-_HEADED = "(heads[n] if (n := len(b)) < 24 else head(n))"
 _COMPARED = {
     "==": "==", "!=": "!=", "===": "==", "!==": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
 }  # fmt: skip
@@ -100,11 +101,6 @@ def _whole(
     data[_KEY] = key
     data[_FLAGD] = {"flagKey": flag_key, "timestamp": int(now())}
     return data
-
-
-def _text_head(size: int) -> bytes:
-    """What CBOR has before a text of 24 bytes or more."""
-    return cbor("x" * size)[:-size]
 
 
 class Logic:
@@ -173,7 +169,8 @@ NAMES: dict[str, Any] = {
     "dig": dig,
     "fail": _fail,
     "hash32": hash32,
-    "head": _text_head,
+    "hash_key": hash_of_key,
+    "hash_value": hash_of_value,
     "heads": TEXT_HEADS,
     "int": int,
     "key_text": key_text,
@@ -262,17 +259,29 @@ class Writing:
 
     def _prologue(self) -> list[str]:
         """Bring ids that were not given and the targeting key into place."""
-        lines = ["if context is None: context = EMPTY"]
         roots = self._roots
+        given = [name for name in ("user_id", "tenant_id") if name in roots]
+        found = [f"if {name} is None: {name} = context.get('{name}')" for name in given]
+        lines = []
         if _KEY in roots:
-            roots |= {"user_id", "tenant_id"}
-        for name in ("user_id", "tenant_id"):
-            if name in roots:
-                lines.append(f"if {name} is None: {name} = context.get('{name}')")
-        if _KEY in roots:
-            lines += [
+            lines.append("key = None")
+            found += [
                 "key = context.get('targeting_key')",
                 "if key is None: key = context.get('targetingKey')",
+            ]
+            # Most callers that give a key give no id to fall back on.
+            found += [
+                f"if key is None and {name} is None: {name} = context.get('{name}')"
+                for name in ("user_id", "tenant_id")
+                if name not in given
+            ]
+        if found:
+            lines += ["if context is not None:", *(" " + line for line in found)]
+            lines.append("else: context = EMPTY")
+        else:
+            lines.append("if context is None: context = EMPTY")
+        if _KEY in roots:
+            lines += [
                 "if key is None: key = user_id",
                 "if key is None: key = tenant_id",
                 "if key.__class__ is not str: key = key_text(key)",
@@ -392,11 +401,9 @@ class Writing:
         key = self._root(_KEY)
         self._line(depth, f"if {key}.__class__ is str and {key}:")
         if self._version == V3:
-            # A key that is no UTF-8 is none to flagd.
-            self._line(depth + 1, f"try: b = {key}.encode()")
-            self._line(depth + 1, f"except Exception: {self._serving(None)}")
-            prefix = self._constant(b"\x82" + cbor(self._flag_key))
-            self._line(depth + 1, f"h = hash32({prefix} + {_HEADED} + b)")
+            prefix = b"\x82" + cbor(self._flag_key)
+            heads = self._constant(tuple([prefix + head for head in TEXT_HEADS]))
+            self._hash(heads, key, f"hash_key({self._constant(self._flag_key)}, {key})", depth + 1)
         else:
             self._line(
                 depth + 1, f"h = hash32(({self._constant(self._flag_key)} + {key}).encode())"
@@ -407,21 +414,31 @@ class Writing:
     def _split_by_value(self, node: Node, entries: list[tuple[Any, int]], depth: int) -> None:
         value, kind = self._value(node.args[0])
         self._line(depth, f"u = {value}")
+        tests = [] if kind == _TEXT else ["u.__class__ is str"]
+        if self._version != V3:
+            tests.append("u")
+        inside = depth + 1 if tests else depth
+        if tests:
+            self._line(depth, f"if {' and '.join(tests)}:")
         if self._version == V3:
-            self._line(depth, "if u.__class__ is str:")
-            self._line(depth + 1, "try: b = u.encode()")
-            self._line(depth + 1, f"except Exception: {self._serving(None)}")
-            self._line(depth + 1, f"h = hash32({_HEADED} + b)")
+            self._hash("heads", "u", "hash_value(u)", inside)
         else:
-            self._line(depth, "if u.__class__ is str and u:")
-            self._line(depth + 1, "h = hash32(u.encode())")
-        self._bounds(entries, depth + 1)
+            self._line(inside, "h = hash32(u.encode())")
+        self._bounds(entries, inside)
         if kind == _TEXT:
-            self._line(depth, self._serving(None))
+            if tests:
+                self._line(depth, self._serving(None))
             return
         fraction = self._constant(Fraction(self._version, self._flag_key))
         values = "".join(f", {self._constant(bucket.value)}" for bucket in node.args[1:])
         self._computed(f"{fraction}.of({self._root(_KEY)}, u{values})", depth)
+
+    def _hash(self, heads: str, text: str, otherwise: str, depth: int) -> None:
+        """``h``, of CBOR; for longer texts and those that are no UTF-8 by a call."""
+        self._line(depth, f"try: h = hash32({heads}[len(b := {text}.encode())] + b)")
+        self._line(depth, "except Exception:")
+        self._line(depth + 1, f"h = {otherwise}")
+        self._line(depth + 1, f"if h is None: {self._serving(None)}")
 
     def _bounds(self, entries: list[tuple[Any, int]], depth: int) -> None:
         bounds = thresholds(self._version, [weight for _, weight in entries])

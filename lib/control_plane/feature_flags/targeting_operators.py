@@ -585,10 +585,16 @@ def fractional(version: str, flag_key: str, key: Any, values: tuple[Any, ...]) -
     if not explicit:
         if type(key) is not str or not key:
             return None
-        hashed = _hash_of_key(version, flag_key, key)
+        if version == V3:
+            hashed = hash_of_key(flag_key, key)
+        else:
+            hashed = hash32(text_bytes(version, flag_key, key))
     else:
         values = values[1:]
-        hashed = _hash_of(version, first)
+        if version == V3:
+            hashed = hash_of_value(first)
+        else:
+            hashed = hash32(first.encode()) if first else None
     weights = _weights(values)
     if hashed is None or weights is None or not 1 <= sum(weights) <= MAX_TOTAL_WEIGHT:
         return None
@@ -596,18 +602,16 @@ def fractional(version: str, flag_key: str, key: Any, values: tuple[Any, ...]) -
     return None if index < 0 else plain(values[index])[0]
 
 
-def _hash_of_key(version: str, flag_key: str, key: str) -> int | None:
+def hash_of_key(flag_key: str, key: str) -> int | None:
+    """The hash of flag key and targeting key in v3; None for lone surrogates."""
     try:
-        return hash32(text_bytes(version, flag_key, key))
+        return hash32(text_bytes(V3, flag_key, key))
     except UnicodeEncodeError:
-        if version == V3:
-            return None
-        raise
+        return None
 
 
-def _hash_of(version: str, value: Any) -> int | None:
-    if version != V3:
-        return hash32(value.encode()) if value else None
+def hash_of_value(value: Any) -> int | None:
+    """The hash of a value in v3; None for what has no bytes there."""
     if value is None:
         return None
     try:
