@@ -189,3 +189,125 @@ def test_an_accepted_expression_answers_as_flagd_core_does(
     except ManifestInvalid:
         assume(False)
     assert answer == theirs(targeting, default, attributes)
+
+
+def var(name: str) -> dict[str, str]:
+    return {"var": name}
+
+
+def asks(condition: Any) -> dict[str, Any]:
+    return {"if": [condition, "on", "off"]}
+
+
+A, B = var("a"), var("b")
+CASES: list[tuple[Any, list[Any]]] = [
+    # Truth, of each kind of value, in each place that asks for it.
+    *(
+        (targeting, [None, False, True, 0, 1, -0.0, "", "0", [], [0], {}, {"a": 0}])
+        for targeting in (
+            asks(A), asks({"!": [A]}), asks({"!!": [A]}), asks({"and": [A, True]}), {"and": [A,
+             "on"]},
+            {"or": [A, "on"]}, {"if": [{"or": [A, 0]}, "on"]}, asks({"filter": [[1],
+             {"!": [{"!": A}]}]}),
+            asks({"if": [A, "", "x"]}), asks({"if": [A, "x"]}), {"and": [A, "", "on"]},
+            asks({"and": [{"var": "$flagd.flagKey"}, A]}), {"or": [{"var": "$flagd.none"}, A]},
+        )
+    ),
+    # Equality across kinds.
+    *(
+        (asks({op: [A, wanted]}), [None, True, False, 0, 1, 5, 5.0, "5", " 5", "", "a", [5], ["a"],
+                                   [1, 2], "1,2", {}, "[object Object]", "null", "inf"])
+        for op in ("==", "!=", "===", "!==")
+        for wanted in (5, "5", True, False, None, "", "a", [5], ["a"], 0, "[object Object]", "inf")
+    ),
+    (asks({"==": [A, B]}), [[1], {"x": 1}, "x", None]),
+    (asks({"===": [A, B]}), [[1], {"x": 1}, "x", None]),
+    (asks({"==": [A, A]}), [[1], {}, float("inf")]),
+    # Order.
+    *(
+        (asks({op: [A, wanted]}), [None, True, 4, 5, 6, 5.5, "5", "10", "b", "", [6], [], {}])
+        for op in ("<", "<=", ">", ">=")
+        for wanted in (5, "5", "a", None, [5])
+    ),
+    *((asks({op: [1, A, 5]}), [0, 1, 3, 5, 6, "3", None]) for op in ("<", "<=", ">", ">=")),
+    # Lists and text.
+    (asks({"in": [A, ["a", 1, None]]}), ["a", "b", "1", 1, 1.0, True, None, ["a"]]),
+    (asks({"in": ["b", A]}), ["abc", "xyz", ["b"], ["abc"], None, {}]),
+    (asks({"in": [A, "a1,b"]}), ["a", 1, "x", ["1", "b"], None, ""]),
+    (asks({"starts_with": [A, "ab"]}), ["abc", "a", 1, None, ["abc"], ""]),
+    ({"starts_with": [A, "ab"]}, ["abc", "a", 1, None]),
+    ({"ends_with": ["abc", A]}, ["bc", "x", 1, None]),
+    *(
+        (asks({"==": [{"substr": ["abcdef", *rest]}, A]}), ["", "ab", "cde", "bcdef", "ef", "c",
+         "f"])
+        for rest in ([2, 3], [2, 1], [1], [-2], [-2, 1], [0, -4], [-9, 2], [9], ["x"], [2, "y"],
+         [None, 2])
+    ),
+    (asks({"==": [{"cat": [A, "-", B, 1.5, True, None]}, "x-x1.5Truenull"]}), ["x", "y"]),
+    (asks({"==": [{"merge": [A, 1, [2]]}, "1,1,2"]}), [1, [1], [[1]], None]),
+    # Numbers.
+    *(
+        (asks({"==": [{op: [A, 3]}, wanted]}), [7, -7, "7", True, None, 1.5, [7], "x", {}])
+        for op, wanted in (
+            ("+", 10), ("-", 4), ("*", 21), ("%", 1), ("%", 2), ("min", 3), ("max", 7), ("max", 3),
+            ("/", 0.5),
+        )
+    ),
+    (asks({"<": [{"-": [A]}, 0]}), [1, -1, "1", None]),
+    (asks({"/": [1, A]}), [0, 1, None, "x"]),
+    # Attributes.
+    *(
+        (asks({"==": [{"var": [name, "d"]}, wanted]}), [None, 0, "", "xy", ["x", "y"],
+         {"0": "x"}, {"b": "x"}])
+        for name in ("a", "a.0", "a.b", "a.length", "a.1", "a.-1", "a.00", "a.x")
+        for wanted in ("x", "d", 2, "y")
+    ),
+    (asks({"==": [{"var": [A, "d"]}, "d"]}), ["a", "b", 1, None, "", True]),
+    (asks({"missing": [A, "b", "none"]}), ["a", ["a", "b"], [], None]),
+    (asks({"missing": ["a", "b"]}), ["", 0, None, "x"]),
+    (asks({"missing_some": [1, ["a", "none"]]}), ["", "x"]),
+    # Versions.
+    *(
+        ({"sem_ver": [A, op, wanted]},
+         ["1.2.3", "v1.2.3", "V1.2.3", "1.2", "1", 1, 1.2, "1.2.3-rc.1", "1.2.3-rc.2",
+          "1.2.3-rc.10",
+          "1.2.3-rc", "1.2.3-1", "1.2.3+b", "1.2.3-01", "01.2.3", "1.2.3.4", "", None, True,
+           "1.3.0",
+          "2.0.0", "1.2.3-", "1-a", "1.2.3-rc.1.1"])
+        for op in ("=", "!=", "<", "<=", ">", ">=", "^", "~", "==")
+        for wanted in ("1.2.3", "1.2.3-rc.2", "1")
+    ),
+    # Each member of a list.
+    (asks({"some": [A, {"==": [var(""), 1]}]}), [[1], [2], [], None, "1"]),
+    (asks({"all": [A, {"==": [var(""), 1]}]}), [[1], [1, 2], [], None]),
+    (asks({"none": [A, {"==": [var("x"), 1]}]}), [[{"x": 1}], [{}], [], None]),
+    (asks({"==": [{"reduce": [A, {"+": [var("current"), var("accumulator")]}, 1]}, 7]}), [[1, 5],
+     [], 6]),
+    (asks({"==": [{"map": [A, {"*": [var(""), 2]}]}, "2,4"]}), [[1, 2], [1], None]),
+    (asks({"==": [{"filter": [A, {">": [var(""), 1]}]}, "2"]}), [[1, 2], [1], None]),
+    # Fractions: units of each kind, computed weights and results.
+    *(
+        ({"fractional": [A, *buckets]},
+         ["u", "", "x" * 24, 1, 1.0, 1.5, True, None, {"b": 1}, [], ["on", 1], ["on"], ["x", "y",
+          "z"]])
+        for buckets in (
+            [["on", 1], ["off", 1]], [["on"], ["off", 3], ["true", 0]], [["on", -5], ["off", 1]],
+            [["on", 0], ["off", 0]], [["on", {"+": [1, 1]}], ["off", 1]], [[A, 1], ["off", 0]],
+            [[None, 1], ["on", 1]], [[True, 1], [1, 1]], [{"merge": ["on", 1]}, ["off", 1]],
+            [["on", {"var": "b"}], ["off", 7]], [["on", {"-": [-9, 1]}], ["off", 7]],
+        )
+    ),
+    ({"fractional": [["on", 1], ["off", 1], ["true", 1]]}, [1]),
+    ({"fractional": [{"cat": [var("$flagd.flagKey"), A]}, ["on", 1], ["off", 1]]}, ["u", 1, None]),
+    # Results.
+    (A, ["on", "true", True, False, None, 1, 2, "", "none", [], {}, 1.5]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("targeting", "values"), CASES, ids=lambda case: str(case)[:60])
+def test_this_expression_answers_as_flagd_core_does(targeting: Any, values: list[Any]) -> None:
+    for value in values:
+        for key in ("u1", "u2", "u3", ""):
+            attributes = {"a": value, "b": copy.deepcopy(value), "targetingKey": key}
+            found = ours(targeting, "off", attributes)
+            assert found == theirs(targeting, "off", attributes), (value, key)

@@ -42,7 +42,10 @@ def flags() -> Iterator[Flags]:
 @pytest.mark.parametrize("counting", [True, False])
 def test_every_call_serves_the_callers_default_where_targeting_decides_nothing(
     counting: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(OPEN, "complained", set())
     metadata = {"variants": ON_OFF, "targeting": {"if": [MINE, "off", None]}}
     with (
         replica(flags={"f": metadata}) as kit,
@@ -60,6 +63,7 @@ def test_every_call_serves_the_callers_default_where_targeting_decides_nothing(
         assert manager.variant("f", context={"plan": "pro"}, default="mine") == "off"
         assert manager.is_enabled("f", context={"plan": "pro"}, default=True) is False
         assert manager.evaluate("f", True).reason == "DEFAULT"
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("counting", [True, False])
@@ -93,6 +97,21 @@ def test_the_flag_key_is_the_salt_and_the_time_is_the_managers_clock(flags: Flag
     whole = {"cat": [{"var": ["$flagd.flagKey", {"var": "x"}]}, "-", {"var": "$flagd.timestamp"}]}
     found = flags(whole, variants=variants, default=None, disabled=None)
     assert found.variant("f") == "f-1700000000"
+
+
+def test_an_int_is_the_same_unit_as_its_decimal(flags: Flags) -> None:
+    manager = flags({"fractional": [["on", 1], ["off", 1]]})
+    found = [manager.variant("f", number) for number in range(20)]
+    assert found == [manager.variant("f", str(number)) for number in range(20)]
+    assert set(found) == {"on", "off"}
+
+
+def test_a_context_that_is_none_is_told_apart_from_a_failing_expression(flags: Flags) -> None:
+    manager = flags({"if": [{"/": [1, {"var": "a"}]}, "on"]})
+    wrong: Any = "text"
+    assert manager.evaluate("f", False, context=wrong).error_code == "INVALID_CONTEXT"
+    assert manager.evaluate("f", False, context={}).error_code == "GENERAL"
+    assert manager.evaluate("f", False).error_code == "GENERAL"
 
 
 def test_a_kill_enabled_and_overrides_come_before_targeting() -> None:
@@ -151,7 +170,10 @@ def test_flag_metadata_is_told_with_every_evaluation_and_is_the_callers_own(flag
         ({"reduce": [{"var": "l"}, {"cat": [{"var": "accumulator"}] * 2}, "x"]}, {"l": [1] * 99}),
         ({"reduce": [{"var": "l"}, {"*": [{"var": "accumulator"}] * 2}, 9]}, {"l": [1] * 99}),
         ({"reduce": [{"var": "l"}, {"merge": [{"var": "accumulator"}] * 2}, [1]]}, {"l": [1] * 99}),
-        ({"map": [{"var": "l"}, {"map": [{"var": ""}, 1]}]}, {"l": [[1] * 999] * 999}),
+        (
+            {"if": [{"map": [{"var": "l"}, {"map": [{"var": ""}, 1]}]}, "on", "off"]},
+            {"l": [[1] * 999] * 999},
+        ),
     ],
 )  # fmt: skip
 def test_a_failing_evaluation_gives_the_callers_default_and_one_line(
