@@ -16,8 +16,9 @@ What this module decides, in this order; the first rule that fails is the answer
  6. every blob named is at hand in this environment, with its digest;
  7. the log's own rules, steps 5 to 7, by the same function every node runs;
  8. every document is what its change says and obeys its kind's schema and limits, agents and
-    tools carry their author's signature, a segment's shards hold the members they must, and the
-    documents of a configuration's namespace still fit the schema of its base together.
+    tools carry their author's signature, a segment's shards hold the members they must, the
+    documents of a configuration's namespace still fit the schema of its base together, and no flag
+    asks itself round through others.
 
 Nothing here writes; readers and the time are arguments.
 """
@@ -66,6 +67,7 @@ from control_plane.manifests.validation import (
 from control_plane.names import MAX_LEAF_BYTES, VERSIONED_KINDS
 from control_plane.replica.compile import check_shards
 from control_plane.trust.state import Policy
+from control_plane_store.prerequisites import check_rings
 
 MAX_AHEAD_MS = 300_000
 """How far an author's clock may run ahead of the store's."""
@@ -391,6 +393,12 @@ def _check_documents(
         _check_shards(name, changes, documents, heads, around)
     for name in sorted({tenant_of(each.name)[0] for each in changes if each.kind == "config"}):
         _check_namespace(name, changes, documents, around)
+    check_rings(
+        documents,
+        {change.key for change in changes if change.action == "delete"},
+        lambda key: _live_document(key, around.heads((key,)).get(key), around),
+        around.environment,
+    )
 
 
 def _check_namespace(
