@@ -567,14 +567,15 @@ class Sequencer:
         """One change set; everything that can refuse it comes before the first write."""
         position, transaction = batch.positions[environment], batch.transaction
         log, identity = position.log, envelope.identity
-        # An epoch may have begun since the set was read.
-        check_origin(statement, log.origin)
-        index = transaction.index_of_statement(log, identity)
+        # Whoever was not answered sends the same set again, also when an epoch has begun since.
+        meant = _log_meant(transaction, log, statement.origin)
+        index = transaction.index_of_statement(meant, identity)
         if index is not None:
-            generation = log.generation_of(index)
+            generation = meant.generation_of(index)
             if dry_run:
                 return Rehearsal(identity, generation)
             return Receipt(identity, generation, index, repeated=True)
+        check_origin(statement, log.origin)
         why = self.why_at_rest(environment)
         if why is not None:
             raise AtRest(f"{why}; its log is served as it stands and takes no change")
@@ -771,6 +772,14 @@ def _check_places(envelope: Envelope, waiting: Sequence[PendingRow]) -> None:
                 f"key {signature.key_id[:16]}: expected at most {MAX_PENDING_A_KEY} change sets"
                 " waiting with its signature, found as many"
             )
+
+
+def _log_meant(snapshot: Snapshot, newest: Log, origin: str) -> Log:
+    """The epoch of this log that a set was signed for, else the newest."""
+    if origin == newest.origin:
+        return newest
+    epochs_here = snapshot.epochs(newest.environment)
+    return next((log for log in epochs_here if log.origin == origin), newest)
 
 
 def _standing(snapshot: Snapshot, log: Log) -> Receipt:
