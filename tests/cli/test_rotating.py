@@ -133,6 +133,18 @@ def test_too_few_keys_are_told_in_a_line_and_nothing_changes(governed: Any, tmp_
     assert in_force(governed)["root"] == 3
 
 
+def test_the_next_root_needs_its_own_threshold_at_hand(governed: Any, tmp_path: Path) -> None:
+    for role in ("root", "targets"):
+        pub = new_key(tmp_path / f"ann-{role}.pem").public_path
+        ran = governed("keys", "rotate-root", "--role", role, "--add", pub, "--threshold", 2)
+        assert ran.code == 1
+        assert f"the next {role}: expected keys to sign with, 2 of " in ran.err
+    assert in_force(governed)["root"] == 1
+    pub = tmp_path / "ann-root.pem.pub"
+    governed.done("keys", "rotate-root", "--add", pub)  # one of the two is enough here
+    assert in_force(governed)["root"] == 2
+
+
 def test_a_threshold_out_of_reach_is_refused_with_its_cure(governed: Any) -> None:
     ran = governed("keys", "rotate-root", "--threshold", 2)
     assert ran.code == 1
@@ -154,6 +166,19 @@ def test_expiry_moves_without_other_keys(governed: Any) -> None:
         False, True,
     )  # fmt: skip
     assert in_force(governed)["root"] == 2
+
+
+def test_doctor_tells_what_expires_soon_and_what_to_run(governed: Any) -> None:
+    governed.start_node("live")
+    governed.done("keys", "rotate-root", "--renew", "--valid-days", 20)
+    governed.held("live", 2)
+    told = governed("doctor", "-e", "production", "--json").json["findings"]
+    (found,) = [each for each in told if each["check"] == "trust" and each["state"] == "wrong"]
+    assert "root metadata valid for 30 days, found 19 days" in found["found"]
+    governed.done(*found["cure"].split("'")[1].split()[1:])
+    governed.held("live", 3)
+    told = governed("doctor", "-e", "production", "--json").json["findings"]
+    assert {each["state"] for each in told if each["check"] == "trust"} == {"ok"}
 
 
 def test_a_dry_run_writes_nothing(governed: Any) -> None:
