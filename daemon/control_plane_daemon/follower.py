@@ -182,6 +182,8 @@ class Follower:
         self._entries = Entries(self.environment, commits, self._demand, materialiser)
         self._healing = Healing(self.environment, commits, self._entries)
         self._landmarks.remember(self.position.checkpoint)
+        # Before anybody asks: what was held before a restart is held after it.
+        self._note_held()
 
     # What others ask
 

@@ -263,7 +263,9 @@ class EnvironmentLoop:
 
     async def _round(self) -> None:
         began = self._monotonic()
-        wait_seconds = self._wait_seconds() if self._is_ready else 0
+        # A replica that waits beside may be at the log's end for long; that is waited for, too.
+        waiting = self._is_ready or self.follower.at_end
+        wait_seconds = self._wait_seconds() if waiting else 0
         followed, verified = await self._next_batch(wait_seconds)
         await self._take_all(followed, verified)
         self._tell()

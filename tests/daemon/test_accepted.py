@@ -238,6 +238,18 @@ def test_a_fork_from_a_tree_shown_before_keeps_the_checkpoint_that_showed_it(
     assert (evidence.ours, evidence.theirs, evidence.proof) == (shown, lied, True)
 
 
+def test_a_new_node_keeps_the_checkpoint_it_was_enrolled_with_against_another_log(
+    log: Any, make_node: Any, flag: Any, command: Any
+) -> None:
+    log.put(flag())
+    node = make_node(enrolment=log.enrolment(2))
+    other = forked(log, flag, 2)
+    refuse(node, other.followed(0), Forked)
+    evidence = Evidence.decode(node.table("log")[b"evidence"])
+    assert (evidence.ours, evidence.theirs) == (log.checkpoint(), other.checkpoint())
+    assert evidence.weight(log.log.vkeys) == PROOF
+
+
 def test_what_the_log_did_not_sign_proves_nothing(
     log: Any, foreign_log: Any, make_node: Any, flag: Any, command: Any
 ) -> None:
