@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 from control_plane.publish.client import StoreClient
 from control_plane.publish.durable import write_over
 from control_plane.publish.keyfiles import load_public, load_signer, new_key
-from control_plane.publish.trust_changes import next_root
+from control_plane.publish.levelling import Levelling
+from control_plane.publish.trust_changes import next_root, next_targets
 from control_plane.publish.trustfolder import TrustFolder, write_trust
 from control_plane.trust import authoring
 from control_plane.trust.enrolment import Enrolment
@@ -166,6 +168,28 @@ def test_expiry_moves_without_other_keys(governed: Any) -> None:
         False, True,
     )  # fmt: skip
     assert in_force(governed)["root"] == 2
+
+
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_what_expired_together_is_renewed_together(governed: Any, role: str) -> None:
+    signers = {
+        name: load_signer(governed.private / "keys" / f"{name}.pem") for name in ("root", "targets")
+    }
+    token = (governed.private / "tokens" / "submit.token").read_text().strip()
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+    with StoreClient(governed.project.store, token) as client:
+        work = Levelling(client, governed.private / "trust", governed.private / "trust.json")
+        standing = work.look()
+        root = authoring.signed(next_root(standing.policy, expires=soon), [signers["root"]])
+        again = next_targets(standing.policy, expires=soon)
+        work.add(standing, root=root, targets=authoring.signed(again, [signers["targets"]]))
+        work.enrol()
+    time.sleep(3)
+    assert governed("kill", "x", "-e", "production").code == 6
+    governed.done("keys", "rotate-root", "--role", role, "--renew")
+    state = in_force(governed)
+    assert (state["root"], state["targets"]) == (3, 3)
+    governed.done("kill", "x", "-e", "production")
 
 
 def test_doctor_tells_what_expires_soon_and_what_to_run(governed: Any) -> None:
