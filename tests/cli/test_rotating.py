@@ -186,6 +186,13 @@ def test_what_expired_together_is_renewed_together(governed: Any, role: str) -> 
         work.enrol()
     time.sleep(3)
     assert governed("kill", "x", "-e", "production").code == 6
+    names = sorted((governed.private / "keys").iterdir())
+    for other in (("keys", "revoke", "author", "--replace-with", "next"),
+                  ("log", "new-epoch", "-e", "staging", "--new-log-key")):  # fmt: skip
+        ran = governed(*other)
+        assert ran.code == 6
+        assert "run 'control-plane keys rotate-root --renew' first" in ran.err
+    assert sorted((governed.private / "keys").iterdir()) == names
     governed.done("keys", "rotate-root", "--role", role, "--renew")
     state = in_force(governed)
     assert (state["root"], state["targets"]) == (3, 3)

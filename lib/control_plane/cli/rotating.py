@@ -17,6 +17,7 @@ import click
 from control_plane.cli.governing import (
     Desk,
     desk,
+    expiry_of,
     governing_options,
     new_expiry,
     told_trust,
@@ -232,18 +233,10 @@ class _Rotation:
         return self._role == "targets" or self._has_expired("targets")
 
     def _has_expired(self, role: str) -> bool:
-        return self._held_expiry(role) <= datetime.now(UTC)
+        return expiry_of(self._standing.policy, role) <= datetime.now(UTC)
 
     def _expires(self, role: str) -> datetime:
-        return new_expiry(self._valid_days, self._held_expiry(role))
-
-    def _held_expiry(self, role: str) -> datetime:
-        from control_plane.trust.metadata import read_root, read_targets
-
-        policy = self._standing.policy
-        if role == "root":
-            return read_root(policy.root_bytes).metadata.signed.expires
-        return read_targets(policy.targets_bytes).metadata.signed.expires
+        return new_expiry(self._valid_days, expiry_of(self._standing.policy, role))
 
     def _path(self, version: int) -> Path:
         return self._at.keys_folder / f"{self._role}-{version}.pem"
