@@ -300,7 +300,7 @@ class Follower:
         # (2) and (3) again, for the trees this log has shown before or must come to
         self._landmarks.check(position, batch.leaves, checked.checkpoint.checkpoint)
         # (4) cosigned within 60 s: noted here, told by `state_bits`, blocks nothing
-        self._conditions.note_cosignature(checked.checkpoint.cosigned_at)
+        self._conditions.note_cosignature(checked.checkpoint.cosigned_at, self._now_ms())
         self._conditions.refused = False
         self._keep_offer(None)
         # Whether more follow is what the signed size says, not the answer.
