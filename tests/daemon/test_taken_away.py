@@ -77,7 +77,14 @@ def clear_the_way(folder: Path) -> None:
     folder.unlink()
 
 
-async def test_a_daemon_that_is_ended_while_it_polls_ends(served: Any, running: Any) -> None:
+@pytest.mark.timeout(20)
+async def test_a_daemon_that_is_ended_when_its_files_are_gone_ends(
+    served: Any, running: Any, tmp_path: Path
+) -> None:
     async with running(served) as node:
         await waits(node, served)
+        shutil.rmtree(tmp_path / "v1")
+        # The second in which it looks, and the end, in one turn of the event loop.
+        node.loop._look()
     assert node.loop._follower is None
+    assert not (tmp_path / "v1").exists()
