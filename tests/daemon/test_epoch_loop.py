@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from control_plane.replica.evidence import Evidence, consent_path, read_consent, write_consent
 from control_plane.replica.header import CLASS_REVISIONS, GENERATION, REVISION, STATE, map_header
@@ -194,3 +195,43 @@ async def test_consent_that_was_followed_before_a_crash_is_taken_away(
         write_consent(node.folder, second.origin)
     async with running(served) as node:
         assert read_consent(node.folder) is None
+
+
+async def test_a_node_that_is_behind_comes_to_the_end_that_root_names(
+    served: Any, running: Any, log: Any, flag: Any, caplog: Any
+) -> None:
+    for number in range(6):
+        log.put(flag(f"f{number}"))
+    second = restored(log, 5).next_epoch()
+
+    def answer(request: Any) -> web.Response:
+        # Three entries of the seven it was shown; then the store is put back to five.
+        whole = log.followed
+        log.followed = lambda size, **options: whole(size, limit=3, **options)
+        first = web.Response(body=served.packed(0))
+        served.log, served.follow = second, None
+        return first
+
+    served.follow = answer
+    async with running(served) as node:
+        await node.reach(second.generation)
+        assert node.loop.follower.position.origin == second.origin
+        assert not node.word(STATE) & REJECTED
+    assert "batch refused: a/production/1: expected a size of at least 7" in caplog.text
+    assert "accept-epoch" not in caplog.text
+
+
+async def test_an_epoch_that_contradicts_the_fold_stops_the_loop_and_leaves_the_old_one(
+    served: Any, running: Any, log: Any, flag: Any, caplog: Any
+) -> None:
+    log.put(flag())
+    lying = log.copy()
+    lying.heads.clear()
+    async with running(served) as node:
+        await node.reach(2)
+        served.log = lying.next_epoch()
+        served.moved.set()
+        await node.until(lambda: "the last good values stay" in caplog.text)
+        assert node.word(GENERATION) == 2
+        assert node.loop.follower.position.origin == "a/production/1"
+    assert "expected the snapshot" in caplog.text

@@ -582,6 +582,13 @@ def test_checkpoints_need_the_witnesses_that_root_asks_for(
     assert node.follower.position.origin == second.origin
     with pytest.raises(SignatureInvalid, match="found 0"):
         node.follower.check(second.followed(3))
+    with pytest.raises(SignatureInvalid, match="found 0"):
+        make_node("new", of=second, enrolment=second.enrolment())
+    enrolment = replace(second.enrolment(), checkpoints={"production": signed})
+    new = make_node("new", of=second, enrolment=enrolment)
+    new.take(log.followed(0))
+    new.begin(good)
+    assert at_end(new, second)
 
 
 def cosigned(private: Any, key: Any, note: Any, time_s: int) -> bytes:
