@@ -137,6 +137,20 @@ def test_records_are_approved_again_with_digest_checksum_and_verb(peopled: Any) 
     assert id_of(peopled, "author") not in set(enrolment.policy().keys())
 
 
+def test_files_that_were_applied_stand_as_before_after_a_reapproval(
+    peopled: Any, tmp_path: Path
+) -> None:
+    """The verb is kept, so nothing asks for a pull, and another signature is no change."""
+    peopled.done("keys", "revoke", "author", "--reapprove", *by_second(peopled))
+    applied = ("apply", "-f", tmp_path / "documents", "-e", "production", *by_second(peopled))
+    before = peopled.history().position
+    peopled.done(*applied)
+    assert peopled.history().position.size == before.size
+    flag = tmp_path / "documents" / "f.yaml"
+    flag.write_text(flag.read_text().replace("default: 'off'", "default: 'on'"))
+    assert len(peopled.done(*applied)["changed"]) == 1
+
+
 def test_agents_and_tools_get_another_authors_signature_over_the_same_content(
     peopled: Any,
 ) -> None:
