@@ -391,6 +391,24 @@ def test_a_record_that_two_others_approved_does_not_rest_on_the_third(
     assert "production/*/*: expected 2 keys that may sign it without" in refused.err
 
 
+def test_a_waiting_set_goes_on_without_the_revoked_signature(governed: Any, tmp_path: Path) -> None:
+    made = persons(governed, tmp_path)
+    keys = {name: ("--key", made["keys"] / f"{name}.pem") for name in "abc"}
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({"kind": "flag", "name": "x", "metadata": {
+        "variants": {"on": True, "off": False}, "default": "off"}}))  # fmt: skip
+    waits = governed("apply", "-f", path, "-e", "production", *made["at"], *keys["c"])
+    assert "waits in the store" in waits.err
+    (waiting,) = governed.done("pending", "-e", "production", *made["at"])["pending"]
+    governed.done("keys", "revoke", "c", "--directory", made["folder"], *made["at"])
+    approve = ("approve", waiting["statement"][:16], "-e", "production", *made["at"])
+    first = governed(*approve, *keys["a"])
+    assert "expected 2 signatures, found 1" in first.err
+    assert governed(*approve, *keys["b"]).code == 0
+    listed = governed.done("list", "-e", "production", *made["at"])
+    assert "flag/x" in str(listed)
+
+
 def persons(governed: Any, tmp_path: Path) -> dict[str, Any]:
     """Another installation, where two of a, b and c must sign; its store takes the socket."""
     governed.stop_store()
