@@ -486,6 +486,8 @@ class Follower:
 
     def _finish(self, verified: Verified) -> None:
         self._caught_up = not verified.more
+        if self._healing.is_loosened():
+            self.heal({})
         self._demand.clear()
         self._note_held()
         skipped = [entry for entry in self.held.values() if entry.skipped]

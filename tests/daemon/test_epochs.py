@@ -456,6 +456,34 @@ def test_a_new_node_fetches_what_an_old_epoch_needs_and_leaves_what_was_deleted(
     assert (node.follower.held, node.record(PILOT).status) == ({}, SERVED)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_blob_superseded_in_the_next_epoch_keeps_nothing_else_of_its_set_from_being_served(
+    log: Any, make_node: Any, flag: Any, restarted: bool
+) -> None:
+    gone = log.change(flag("gone"))
+    log.submit(gone, log.change(flag("stays", default="on")))
+    second = log.next_epoch()
+    second.put(flag("gone", default="on"))
+    second.deleted.add(gone.digest)
+    second.earlier[1].deleted.add(gone.digest)
+    node = make_node(of=second, enrolment=log.enrolment())
+    node.log = log
+    node.follow(blobs=False)
+    assert list(node.follower.held) == [2]
+    if restarted:
+        node = make_node(of=second, enrolment=log.enrolment())
+    node.log = second
+    node.follow(blobs=False)
+    assert at_end(node, second)
+    assert not node.follower.held
+    assert node.record(record_key(FLAG, "stays")).status == SERVED
+    live = make_node("live", of=second, enrolment=log.enrolment())
+    second.deleted.clear()
+    log.deleted.clear()
+    live.follow()
+    assert node.records() == live.records()
+
+
 # An epoch that leaves what is held
 
 
