@@ -251,7 +251,7 @@ class _Rotation:
         if public is None:
             raise NotFound(
                 f"{name}: expected a key file or its .pub, found a key id only; make a key with"
-                f" 'control-plane keys new NAME', or name the .pub file of another person's"
+                " 'control-plane keys new NAME', or name the .pub file of another person's"
             )
         return key_id, public
 
