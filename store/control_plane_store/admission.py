@@ -16,8 +16,9 @@ What this module decides, in this order; the first rule that fails is the answer
  6. every blob named is at hand in this environment, with its digest;
  7. the log's own rules, steps 5 to 7, by the same function every node runs;
  8. every document is what its change says and obeys its kind's schema and limits, agents and
-    tools carry their author's signature, a segment's shards hold the members they must, and the
-    documents of a configuration's namespace still fit the schema of its base together.
+    tools carry their author's signature, a segment's shards hold the members they must, the
+    documents of a configuration's namespace still fit the schema of its base together, and no flag
+    asks itself round through others.
 
 Nothing here writes; readers and the time are arguments.
 """
@@ -66,6 +67,7 @@ from control_plane.manifests.validation import (
 from control_plane.names import MAX_LEAF_BYTES, VERSIONED_KINDS
 from control_plane.replica.compile import check_shards
 from control_plane.trust.state import Policy
+from control_plane_store.prerequisites import check_rings
 
 MAX_AHEAD_MS = 300_000
 """How far an author's clock may run ahead of the store's."""
@@ -132,12 +134,12 @@ class Waiting:
     not_after: int
 
 
-def read_change_set(data: bytes, origin: str) -> tuple[Envelope, ChangeSet]:
-    """Rule 1, from the bytes of a request.
+def read_change_set(data: bytes) -> tuple[Envelope, ChangeSet]:
+    """Rule 1 but for the origin, from the bytes of a request.
 
     Raises:
         SyntaxInvalid: no envelope, or a payload of another spelling than canonical.
-        StatementInvalid: no change set, one out of form, or for another log.
+        StatementInvalid: no change set, or one out of form.
     """
     envelope = Envelope.decode(data)
     if envelope.payload_type != PAYLOAD_TYPE["change-set"]:
@@ -145,13 +147,11 @@ def read_change_set(data: bytes, origin: str) -> tuple[Envelope, ChangeSet]:
             f"envelope: expected {PAYLOAD_TYPE['change-set']}, found {envelope.payload_type[:80]!r}"
         )
     parse_canonical(envelope.payload, what="statement", max_bytes=MAX_LEAF_BYTES)
-    statement = ChangeSet.from_payload(envelope.payload)
-    check_origin(statement, origin)
-    return envelope, statement
+    return envelope, ChangeSet.from_payload(envelope.payload)
 
 
 def check_origin(statement: ChangeSet, origin: str) -> None:
-    """Refuse a set for another log, or for another epoch of this one.
+    """Rule 1's end: refuse a set for another log, or for another epoch of this one.
 
     Raises:
         StatementInvalid: naming both.
@@ -391,6 +391,12 @@ def _check_documents(
         _check_shards(name, changes, documents, heads, around)
     for name in sorted({tenant_of(each.name)[0] for each in changes if each.kind == "config"}):
         _check_namespace(name, changes, documents, around)
+    check_rings(
+        documents,
+        {change.key for change in changes if change.action == "delete"},
+        lambda key: _live_document(key, around.heads((key,)).get(key), around),
+        around.environment,
+    )
 
 
 def _check_namespace(

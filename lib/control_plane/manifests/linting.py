@@ -111,6 +111,13 @@ def asked_flags(metadata: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     return {name: frozenset(variants) for name, variants in asked.items()}
 
 
+def asked_segments(metadata: Mapping[str, Any]) -> frozenset[str]:
+    """The segments that merged metadata asks for."""
+    conditions = (rule.conditions for rule in parse_definition(metadata).rules)
+    asked = (each for several in conditions for each in _all(several) if each.word == SEGMENT)
+    return frozenset(each.operand for each in asked)
+
+
 def rings(names: Iterable[str], asked: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
     """The first ring of flags found from these, as it is walked; empty when there is none.
 
