@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.compile import DETAILS, Compiler, check_flag
 from control_plane.feature_flags.flag_manager import FeatureFlagManager
-from control_plane.feature_flags.targeting_operators import OPERATORS
+from control_plane.feature_flags.rebucketing import moves, sample, split_attribute
+from control_plane.feature_flags.targeting_interpreter import OPERATORS
 from control_plane.replica.reader import OPEN
 from control_plane.testing import replica
 
@@ -388,3 +389,17 @@ def test_whatever_is_accepted_is_evaluated(targeting: Any, value: Any, version: 
     for context in ({"a": value, "": value}, {"targetingKey": value}, None):
         answer = function("u", None, context) if callable(function) else function
         assert answer[2] in ("TARGETING_MATCH", "ERROR")
+
+
+def test_another_version_of_the_buckets_moves_units_and_the_report_says_how_many() -> None:
+    split = {"fractional": [["on", 1], ["off", 1]]}
+    before = {"variants": ON_OFF, "targeting": split, "bucketing": "flagd-v2"}
+    after = before | {"bucketing": "flagd-v3"}
+    by = split_attribute(before)
+    assert by == "targeting_key"
+
+    def moved(one: Any, other: Any) -> int:
+        return moves("f", one, other, sample(1000), by="targeting_key", context={}, now=0).moved
+
+    assert moved(before, before) == 0
+    assert 400 < moved(before, after) < 600

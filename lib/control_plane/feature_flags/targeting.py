@@ -27,15 +27,13 @@ from __future__ import annotations
 
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.flagd_bucketing import MAX_TOTAL_WEIGHT
-from control_plane.feature_flags.targeting_operators import (
+from control_plane.feature_flags.targeting_interpreter import (
     EAGER,
     FRACTIONAL,
     ITERATING,
     OPERATORS,
-    JsonList,
-    plain,
-    truthy,
 )
+from control_plane.feature_flags.targeting_values import JsonList, plain, truthy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

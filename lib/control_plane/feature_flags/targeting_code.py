@@ -32,24 +32,21 @@ from control_plane.feature_flags.targeting import (
     truth_of,
     variant_text,
 )
-from control_plane.feature_flags.targeting_operators import (
+from control_plane.feature_flags.targeting_interpreter import (
     EAGER,
     FRACTIONAL,
     ITERATING,
     OF_DATA,
     Interpreter,
-    JsonList,
-    JsonMapping,
+)
+from control_plane.feature_flags.targeting_operators import (
     dig,
     fractional,
     hash_of_key,
     hash_of_value,
-    plain,
-    text,
-    truthy,
-    version_meets,
-    version_of,
 )
+from control_plane.feature_flags.targeting_values import JsonList, JsonMapping, plain, text, truthy
+from control_plane.feature_flags.targeting_versions import version_meets, version_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
