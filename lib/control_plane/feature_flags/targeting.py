@@ -101,6 +101,12 @@ class _Parser:
         return Node(CONST, path, value=value)
 
     def _list(self, values: list[Any], path: Path, level: int) -> Node:
+        if _SCALARS.issuperset(map(type, values)):
+            # The usual list, and often a long one.
+            for index, value in enumerate(values):
+                if type(value) is str:
+                    _check_text(value, (*path, index))
+            return Node(CONST, path, value=JsonList(values))
         args = tuple(
             self.node(value, (*path, index), level + 1) for index, value in enumerate(values)
         )
