@@ -13,6 +13,8 @@ What this module decides:
   took them away they are made again from the log, and readers of the old ones are sent on.
 - Where an epoch has no more entries the next one there is begins; numbers may be skipped. A log
   that is refused because it went back is looked at once more that way: root may have said so.
+- What a new node reads of epochs before the enrolled one is anybody's word. Where that leads to
+  something that is refused, or that this version cannot read, it is read again from its start.
 - An epoch that leaves what this node holds is told in one line, with the command that accepts it,
   and waited for: what is held is served on. Once consent to that very epoch lies in the folder the
   log is read again from its start beside the replica, which is replaced when the end is reached.
@@ -128,7 +130,9 @@ class EnvironmentLoop:
         self._is_ready = self._has_been_ready = False
         self._offer: Offer | None = None
         self._ignored_consent: str | None = None
-        self._replays = Backoff()
+        self._backoff, self._replays = Backoff(), Backoff()
+        # Whether what was read of an epoch nobody vouches for turned out to lead nowhere.
+        self._doubted = False
         self._heal_due = 0.0
         self._heal_interval = FIRST_HEAL_SECONDS
 
@@ -232,17 +236,32 @@ class EnvironmentLoop:
         writer.set_state(self.follower.state_bits() | leaving)
 
     async def _follow(self) -> None:
-        backoff = Backoff()
         await self._attempt(self._heal_everything)
         while True:
             try:
                 if await self._attempt(self._round):
-                    backoff.reset()
+                    self._backoff.reset()
+                    self._told.clear()
                     continue
             except Stopped as stopped:
                 logger.error("%s: %s; the last good values stay", self.environment, stopped)
                 return
-            await self._pause(backoff.next_seconds())
+            await self._pause(self._backoff.next_seconds())
+            if self._doubted and self._is_unvouched:
+                await self._attempt(self._start_over)
+
+    @property
+    def _is_unvouched(self) -> bool:
+        """Whether all that was read so far is of epochs before the enrolled one, and not shown."""
+        assert self._opened is not None
+        return self._opened.waiting and self.follower.is_unvouched
+
+    async def _start_over(self) -> None:
+        """Read the log again from its start: nobody vouched for what was read, or was shown it."""
+        self._doubted = False
+        if self.follower.position.size:
+            await asyncio.sleep(self._replays.next_seconds())
+            await self._on_thread(lambda: self._read_again(accepting=False))
 
     async def _pause(self, seconds: float) -> None:
         """Wait; not longer than until an epoch that was offered is accepted."""
@@ -257,9 +276,9 @@ class EnvironmentLoop:
         try:
             await work()  # type: ignore[misc]
         except (UnknownLeafVersion, UnknownPayloadType) as error:
-            raise Stopped(f"this daemon is too old for the log; {error}") from error
+            self._stop(f"this daemon is too old for the log; {error}", error)
         except SnapshotMismatch as error:
-            raise Stopped(str(error)) from error
+            self._stop(str(error), error)
         except ReplicaInvalid as error:
             try:
                 await self._on_thread(self._rebuild, error)
@@ -271,9 +290,15 @@ class EnvironmentLoop:
             logger.exception("%s: unexpected; going on from the last commit", self.environment)
             await self._on_thread(self.follower.forget)
         else:
-            self._told.clear()
             return True
         return False
+
+    def _stop(self, reason: str, error: Exception) -> None:
+        """End the loop for good, unless it may be a log that nobody ever vouched for."""
+        if not self._is_unvouched:
+            raise Stopped(reason) from error
+        self._tell_once(reason)
+        self._doubted = True
 
     def _tell_once(self, reason: str, level: int = logging.WARNING) -> None:
         if reason and reason not in self._told:
@@ -425,6 +450,8 @@ class EnvironmentLoop:
             )  # fmt: skip
             await self._on_thread(lambda: self._read_again(accepting=True))
             self._offer = None
+            # What was waited for is there: the replay begins now.
+            self._backoff.reset()
             return
         self._offer = offer
         self._tell_once(
@@ -488,6 +515,7 @@ class EnvironmentLoop:
         self, followed: Followed, error: ControlPlaneError, *, signed: bool = True
     ) -> None:
         self._tell_once(f"batch refused: {error}")
+        self._doubted = True
         await self._on_thread(lambda: self.follower.refuse(followed, error, signed=signed))
         self._tell()
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from control_plane.log.envelope import Envelope
+from control_plane.publish.keyfiles import NEVER
 from control_plane.replica.evidence import Evidence, consent_path, read_consent, write_consent
 from control_plane.replica.header import CLASS_REVISIONS, GENERATION, REVISION, STATE, map_header
 from control_plane.replica.source import current_folder
+from control_plane.trust import authoring
 from control_plane_daemon import loop as loop_module
 
 REJECTED = 8
@@ -55,6 +59,49 @@ async def test_a_new_node_is_ready_at_the_end_of_the_last_epoch_not_of_the_first
     second = log.next_epoch().next_epoch()
     served.log, served.send_blobs = second, False
     async with running(served, second.enrolment()) as node:
+        await node.until(lambda: node.ready)
+        assert node.ready == [("production", second.generation)]
+        assert node.word(GENERATION) == second.generation
+
+
+def unvouched(log: Any, foreign_trust: Any) -> Any:
+    """A first epoch by the same name under keys of somebody else's own."""
+    keys, root = dict(log.trust.keys), foreign_trust.keys["root"]
+    keys |= {"root": root, "log-production": foreign_trust.keys["log-production"]}
+    signers = {**log.trust.signers, "root": foreign_trust.signers["root"]}
+    metadata = authoring.new_root(
+        version=1, expires=NEVER, root_keys=[root.public], targets_keys=[keys["targets"].public],
+        logs=[
+            authoring.new_log(log.trust.installation, "production", keys["log-production"].public)
+        ],
+    )  # fmt: skip
+    trust = replace(
+        foreign_trust, installation=log.trust.installation, keys=keys, signers=signers,
+        targets=log.trust.targets,
+        root=authoring.signed(metadata, [foreign_trust.signers["root"]]),
+    )  # fmt: skip
+    return type(log)(trust, log.clock)
+
+
+@pytest.mark.parametrize("more", ["an end", "a change too many", "an unknown entry"])
+async def test_a_first_epoch_that_nobody_vouches_for_keeps_a_new_node_no_longer_than_it_is_shown(
+    served: Any, running: Any, log: Any, flag: Any, foreign_trust: Any, caplog: Any, more: str
+) -> None:
+    log.put(flag())
+    second = log.next_epoch()
+    made_up = unvouched(log, foreign_trust)
+    made_up.put(flag(default="on"))
+    if more == "an unknown entry":
+        made_up.append(made_up.log.sign_envelope(Envelope("application/x-newer", b"{}")))
+    served.log = made_up
+    async with running(served, second.enrolment()) as node:
+        await node.until(lambda: node.loop.follower.position.size == 2)
+        if more == "a change too many":
+            made_up.put(flag("other"))
+            served.moved.set()
+            await node.until(lambda: "at most 2 entries" in caplog.text)
+        served.log = second
+        served.moved.set()
         await node.until(lambda: node.ready)
         assert node.ready == [("production", second.generation)]
         assert node.word(GENERATION) == second.generation
@@ -138,6 +185,17 @@ async def test_consent_is_followed_and_what_was_shown_stays_readable_until_the_s
     assert shown == sorted(shown)
     second.put(flag("later"))
     served.moved.set()
+    await ahead.reach(second.generation)
+
+
+async def test_consent_ends_the_waiting_that_had_grown_until_then(
+    ahead: Any, served: Any, caplog: Any
+) -> None:
+    served.log = second = served.log.next_epoch(generation=(1 << 20) + 5)
+    await ahead.until(lambda: "accept-epoch" in caplog.text)
+    for _ in range(12):
+        ahead.loop._backoff.next_seconds()
+    write_consent(ahead.folder, second.origin)
     await ahead.reach(second.generation)
 
 
