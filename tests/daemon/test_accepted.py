@@ -26,6 +26,7 @@ from control_plane.replica.evidence import (
     read_standing,
     write_consent,
 )
+from control_plane.replica.header import REJECTED
 
 
 @pytest.fixture
@@ -128,6 +129,19 @@ def test_what_a_restored_store_may_have_written_otherwise_is_saved_as_unsure(
         "kept",
     )
     assert unsure["key"] not in dropped
+
+
+@pytest.mark.parametrize("name", ["status", "doctor"])
+def test_a_node_that_waits_for_its_owner_names_the_command(
+    log: Any, ahead: Any, command: Any, name: str
+) -> None:
+    ahead.writer.set_state(REJECTED)
+    offered(ahead, log, 3)
+    code, said, _ = command(name)
+    assert code == 1
+    assert said.count("diverged: root has the log go on as a/production/2") == 1
+    assert said.count("'control-plane replica accept-epoch -e production'") == 1
+    assert "rejected: " not in said
 
 
 def test_a_run_that_ended_before_it_consented_goes_on_with_the_file_it_saved(
