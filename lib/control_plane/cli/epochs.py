@@ -197,12 +197,14 @@ class _NewEpoch:
         """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from control_plane.publish.keyfiles import load_public, new_key
+        from control_plane.publish.keyfiles import finish_key, load_public, new_key
         from control_plane.trust.keys import raw_of
 
         path = self._key_path(epoch)
         if path.with_name(f"{path.name}.pub").exists():
             return load_public(path).public
+        if path.exists() and not dry_run:
+            return finish_key(path).public
         if path.exists():
             return next(key.public for key in self._at.key_files() if key.path == path)
         if dry_run:
