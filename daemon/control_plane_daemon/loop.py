@@ -127,7 +127,7 @@ class EnvironmentLoop:
         self._polling: asyncio.Task[object] | None = None
         self._gone: ReplicaCorrupt | None = None
         self._told: set[str] = set()
-        self._is_ready = self._has_been_ready = False
+        self._is_ready = self._has_been_ready = self._is_short = False
         self._offer: Offer | None = None
         self._ignored_consent: str | None = None
         self._backoff, self._replays = Backoff(), Backoff()
@@ -231,9 +231,9 @@ class EnvironmentLoop:
         writer.tend()
         writer.heartbeat()
         writer.set_checkpoint_time(self.follower.cosigned_at)
-        # While an epoch is being accepted readers still have what it leaves.
-        leaving = REJECTED if self._opened.accepting else 0
-        writer.set_state(self.follower.state_bits() | leaving)
+        # While an epoch is being accepted, or the log shows less, readers have what it leaves.
+        left = self._opened.accepting or self._opened.falls_short(self.follower)
+        writer.set_state(self.follower.state_bits() | (REJECTED if left else 0))
 
     async def _follow(self) -> None:
         await self._attempt(self._heal_everything)
@@ -536,12 +536,26 @@ class EnvironmentLoop:
 
     def _say_ready(self) -> None:
         assert self._opened is not None
+        self._say_short()
         if self._is_ready or not self.follower.at_end or self._opened.waiting:
             return
         self._is_ready = True
         if not self._has_been_ready:
             self._has_been_ready = True
             self._ready(self.environment, self.follower.position.generation)
+
+    def _say_short(self) -> None:
+        assert self._opened is not None
+        short = self._opened.falls_short(self.follower)
+        if short and not self._is_short:
+            logger.error(
+                "%s: expected the log to come to generation %d, which readers have, found its end"
+                " at %d; they keep what they have; if the store was restored from an older backup,"
+                " run 'control-plane log new-epoch -e %s --restored'",
+                self.environment, self._opened.floor, self.follower.position.generation,
+                self.environment,
+            )  # fmt: skip
+        self._is_short = short
 
     # Held entries
 

@@ -127,6 +127,31 @@ async def test_a_damaged_replica_is_not_shown_again_at_the_end_of_an_earlier_epo
     assert "production: readers see generation 2" not in shown[1:]
 
 
+async def test_a_damaged_replica_is_not_replaced_by_less_than_readers_had(
+    served: Any, running: Any, log: Any, flag: Any, tmp_path: Any, caplog: Any
+) -> None:
+    """An old checkpoint, truly signed, is all it takes to show a node less."""
+    for number in range(3):
+        log.put(flag(f"f{number}"))
+    async with running(served) as node:
+        await node.reach(4)
+    data = (tmp_path / "v1" / "current" / "data.mdb").resolve()
+    damaged = bytearray(data.read_bytes())
+    damaged[4096:] = bytes(len(damaged) - 4096)
+    data.write_bytes(damaged)
+    served.log = restored(log, 3)
+    async with running(served) as node:
+        await node.until(lambda: "come to generation 4, which readers have" in caplog.text)
+        await node.until(lambda: node.word(STATE) & REJECTED)
+        assert (node.word(GENERATION), node.ready) == (4, [])
+        served.log = log
+        log.put(flag("later"))
+        served.moved.set()
+        await node.reach(5)
+        await node.until(lambda: not node.word(STATE) & REJECTED)
+        assert caplog.text.count("which readers have") == 1
+
+
 @pytest.fixture
 async def ahead(served: Any, running: Any, log: Any, flag: Any) -> Any:
     """A node that has five entries of a log whose store was put back to three."""
