@@ -118,6 +118,10 @@ class Opened:
         self.writer.rebuild(afresh=self.waiting)
         self.waiting = True
 
+    def falls_short(self, follower: Follower) -> bool:
+        """Whether the log ends before what readers were shown of it, and still have."""
+        return self.waiting and follower.at_end and follower.position.generation < self.floor
+
     def show_when_ready(self, follower: Follower) -> bool:
         """Send readers to a replica that waited, once it is the enrolled one and old enough."""
         if not self.waiting or not follower.is_enrolled:
@@ -129,10 +133,10 @@ class Opened:
         return True
 
     def _has_caught_up(self, follower: Follower) -> bool:
-        newer = follower.position.generation >= self.floor
-        if self.accepting:
-            return newer and follower.at_end
-        return newer or follower.at_end
+        if follower.position.generation < self.floor:
+            # Also at the log's end: who shows less than readers had shows them nothing.
+            return False
+        return follower.at_end or not self.accepting
 
 
 def open_replica(

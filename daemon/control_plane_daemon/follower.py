@@ -55,7 +55,7 @@ from control_plane.errors import (
     StatementInvalid,
     TrustError,
 )
-from control_plane.log.epochs import begin_epoch, first_identity
+from control_plane.log.epochs import begin_epoch, check_on_the_way, first_identity
 from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf, UnknownLeafVersion
 from control_plane.log.merkle import leaf_hash
@@ -204,6 +204,11 @@ class Follower:
         return self._enrolled.passed_by(self._commits.position)
 
     @property
+    def is_unvouched(self) -> bool:
+        """Whether the epoch followed comes before the enrolled one, which alone was vouched for."""
+        return self._commits.position.epoch < self._enrolled.log.epoch
+
+    @property
     def at_end(self) -> bool:
         """Whether the last answer was that nothing follows, in this epoch or in a later one."""
         return self._at_end
@@ -254,6 +259,8 @@ class Follower:
             TrustError, InputInvalid: the batch is refused; call `refuse` with the error.
         """
         self._begun = self._landmarks.broken = None
+        if followed.batch.leaves:
+            check_on_the_way(self.position, self._enrolled.log)
         verified = self._verify(self.position, self._identity(followed), followed)
         self._at_end = not (verified.more or verified.leaves)
         return verified

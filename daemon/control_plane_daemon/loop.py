@@ -13,6 +13,8 @@ What this module decides:
   took them away they are made again from the log, and readers of the old ones are sent on.
 - Where an epoch has no more entries the next one there is begins; numbers may be skipped. A log
   that is refused because it went back is looked at once more that way: root may have said so.
+- What a new node reads of epochs before the enrolled one is anybody's word. Where that leads to
+  something that is refused, or that this version cannot read, it is read again from its start.
 - An epoch that leaves what this node holds is told in one line, with the command that accepts it,
   and waited for: what is held is served on. Once consent to that very epoch lies in the folder the
   log is read again from its start beside the replica, which is replaced when the end is reached.
@@ -125,10 +127,12 @@ class EnvironmentLoop:
         self._polling: asyncio.Task[object] | None = None
         self._gone: ReplicaCorrupt | None = None
         self._told: set[str] = set()
-        self._is_ready = self._has_been_ready = False
+        self._is_ready = self._has_been_ready = self._is_short = False
         self._offer: Offer | None = None
         self._ignored_consent: str | None = None
-        self._replays = Backoff()
+        self._backoff, self._replays = Backoff(), Backoff()
+        # Whether what was read of an epoch nobody vouches for turned out to lead nowhere.
+        self._doubted = False
         self._heal_due = 0.0
         self._heal_interval = FIRST_HEAL_SECONDS
 
@@ -227,22 +231,37 @@ class EnvironmentLoop:
         writer.tend()
         writer.heartbeat()
         writer.set_checkpoint_time(self.follower.cosigned_at)
-        # While an epoch is being accepted readers still have what it leaves.
-        leaving = REJECTED if self._opened.accepting else 0
-        writer.set_state(self.follower.state_bits() | leaving)
+        # While an epoch is being accepted, or the log shows less, readers have what it leaves.
+        left = self._opened.accepting or self._opened.falls_short(self.follower)
+        writer.set_state(self.follower.state_bits() | (REJECTED if left else 0))
 
     async def _follow(self) -> None:
-        backoff = Backoff()
         await self._attempt(self._heal_everything)
         while True:
             try:
                 if await self._attempt(self._round):
-                    backoff.reset()
+                    self._backoff.reset()
+                    self._told.clear()
                     continue
             except Stopped as stopped:
                 logger.error("%s: %s; the last good values stay", self.environment, stopped)
                 return
-            await self._pause(backoff.next_seconds())
+            await self._pause(self._backoff.next_seconds())
+            if self._doubted and self._is_unvouched:
+                await self._attempt(self._start_over)
+
+    @property
+    def _is_unvouched(self) -> bool:
+        """Whether all that was read so far is of epochs before the enrolled one, and not shown."""
+        assert self._opened is not None
+        return self._opened.waiting and self.follower.is_unvouched
+
+    async def _start_over(self) -> None:
+        """Read the log again from its start: nobody vouched for what was read, or was shown it."""
+        self._doubted = False
+        if self.follower.position.size:
+            await asyncio.sleep(self._replays.next_seconds())
+            await self._on_thread(lambda: self._read_again(accepting=False))
 
     async def _pause(self, seconds: float) -> None:
         """Wait; not longer than until an epoch that was offered is accepted."""
@@ -257,9 +276,9 @@ class EnvironmentLoop:
         try:
             await work()  # type: ignore[misc]
         except (UnknownLeafVersion, UnknownPayloadType) as error:
-            raise Stopped(f"this daemon is too old for the log; {error}") from error
+            self._stop(f"this daemon is too old for the log; {error}", error)
         except SnapshotMismatch as error:
-            raise Stopped(str(error)) from error
+            self._stop(str(error), error)
         except ReplicaInvalid as error:
             try:
                 await self._on_thread(self._rebuild, error)
@@ -271,9 +290,15 @@ class EnvironmentLoop:
             logger.exception("%s: unexpected; going on from the last commit", self.environment)
             await self._on_thread(self.follower.forget)
         else:
-            self._told.clear()
             return True
         return False
+
+    def _stop(self, reason: str, error: Exception) -> None:
+        """End the loop for good, unless it may be a log that nobody ever vouched for."""
+        if not self._is_unvouched:
+            raise Stopped(reason) from error
+        self._tell_once(reason)
+        self._doubted = True
 
     def _tell_once(self, reason: str, level: int = logging.WARNING) -> None:
         if reason and reason not in self._told:
@@ -425,6 +450,8 @@ class EnvironmentLoop:
             )  # fmt: skip
             await self._on_thread(lambda: self._read_again(accepting=True))
             self._offer = None
+            # What was waited for is there: the replay begins now.
+            self._backoff.reset()
             return
         self._offer = offer
         self._tell_once(
@@ -488,6 +515,7 @@ class EnvironmentLoop:
         self, followed: Followed, error: ControlPlaneError, *, signed: bool = True
     ) -> None:
         self._tell_once(f"batch refused: {error}")
+        self._doubted = True
         await self._on_thread(lambda: self.follower.refuse(followed, error, signed=signed))
         self._tell()
 
@@ -508,12 +536,26 @@ class EnvironmentLoop:
 
     def _say_ready(self) -> None:
         assert self._opened is not None
+        self._say_short()
         if self._is_ready or not self.follower.at_end or self._opened.waiting:
             return
         self._is_ready = True
         if not self._has_been_ready:
             self._has_been_ready = True
             self._ready(self.environment, self.follower.position.generation)
+
+    def _say_short(self) -> None:
+        assert self._opened is not None
+        short = self._opened.falls_short(self.follower)
+        if short and not self._is_short:
+            logger.error(
+                "%s: expected the log to come to generation %d, which readers have, found its end"
+                " at %d; they keep what they have; if the store was restored from an older backup,"
+                " run 'control-plane log new-epoch -e %s --restored'",
+                self.environment, self._opened.floor, self.follower.position.generation,
+                self.environment,
+            )  # fmt: skip
+        self._is_short = short
 
     # Held entries
 

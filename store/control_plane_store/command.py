@@ -30,6 +30,7 @@ from control_plane_store.audit import Audit
 from control_plane_store.database import Database, move_database, remove_database
 from control_plane_store.listening import DEFAULT, Listen, check_reach, listen_at, tls_context
 from control_plane_store.logkeys import LogKeys
+from control_plane_store.memory import map_large_pieces
 from control_plane_store.sequencer import Sequencer
 from control_plane_store.service import Store, create_app, new_runner
 
@@ -98,6 +99,7 @@ def store(**options: Any) -> None:
         raise click.UsageError("expected --tls-certificate and --tls-key together, found one")
     _check_listen(options["listen"])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    map_large_pieces()
     asyncio.run(_serve(**options))
 
 

@@ -263,8 +263,38 @@ def test_a_store_restored_from_an_older_backup_goes_on(governed: Any, tmp_path: 
     # The other log lost entries too: it is left as it is until its own turn comes.
     assert list(told["diverged"]) == ["staging"]
     assert told["environments"]["staging"]["size"] == 1
+    assert told["diverged"]["staging"].startswith("acme/staging/1: expected at least")
     assert "--restored" in governed("keys", "rotate-root").err
     told = governed.done("log", "new-epoch", "-e", "staging", "--restored")
     assert told["diverged"] == {}
     assert roots(governed) == everywhere(4)
     assert kill(governed, "x") > seen + GAP
+
+
+def test_generations_go_on_above_an_epoch_that_the_store_has_lost(
+    governed: Any, tmp_path: Path
+) -> None:
+    """Also of the log that comes second: trust.json had to let go of its checkpoint."""
+    governed.stop_store()
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    for file in governed.private.glob("store.sqlite3*"):
+        shutil.copy(file, backup)
+    governed.start_store()
+    before = governed.done("log", "new-epoch", "-e", "staging")["continues"]["generation"]
+    seen = kill(governed, "lost", "staging")
+    governed.stop_store()
+    for file in governed.private.glob("store.sqlite3*"):
+        file.unlink()
+    for file in backup.iterdir():
+        shutil.copy(file, governed.private / file.name)
+    governed.start_store()
+    ran = governed("log", "new-epoch", "-e", "production", "--restored")
+    assert ran.code == 0, ran.err
+    reason = "acme/staging/2: expected at least 2 entries as enrolled, found 0"
+    assert f"staging: its log is left as it is: {reason}" in ran.err
+    assert ran.err.count("'control-plane log new-epoch -e staging --restored'") == 1
+    told = governed.done("log", "new-epoch", "-e", "staging", "--restored")
+    assert told["continues"]["epoch"] == 1
+    assert told["continues"]["generation"] >= before + GAP
+    assert told["continues"]["generation"] > seen

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from control_plane.cli import up
 from control_plane.cli.children import Child
 from control_plane.cli.project import create_project
 from control_plane.cli.settings import RUNNING, Project
@@ -121,6 +122,18 @@ def test_up_ends_its_children_and_reads_go_on(cli: Cli, node: tuple[Project, Chi
     unreachable = cli("pending", "-e", "development", cwd=project.folder)
     assert unreachable.code == 4
     assert evaluated(cli, project, "beta_features") == before
+
+
+def test_the_stores_address_is_whole_whenever_it_is_read(project: Project) -> None:
+    path, before = project.private / RUNNING, project.private / "before"
+    path.write_text("unix:/a/longer/address\n")
+    before.hardlink_to(path)
+    with up._announced(project, "unix:/s"):
+        # Another file took its place: what was read of the old one is the old one.
+        assert before.read_text() == "unix:/a/longer/address\n"
+        assert path.read_text() == "unix:/s\n"
+    before.unlink()
+    assert not path.exists()
 
 
 def test_the_demo_keeps_its_promises_and_leaves_nothing(tmp_path: Path) -> None:

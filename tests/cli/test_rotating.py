@@ -352,3 +352,22 @@ def test_two_roots_of_one_version_are_told_and_nothing_is_signed(
     assert ran.code == 6
     assert "expected root version 2 as the trust folder or another log has it" in ran.err
     assert sorted(governed.history(name).policy.root_version for name in LOGS) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("keys", "rotate-root"), "root-2"),
+        (("keys", "revoke", "author", "--reapprove", "--replace-with", "next"), "next"),
+    ],
+)
+def test_a_locked_key_that_a_crash_kept_from_its_pub_is_in_nobodys_way(
+    governed: Any, tmp_path: Path, command: tuple[str, ...], name: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the safe")
+    secret.chmod(0o600)
+    key = new_key(governed.private / "keys" / f"{name}.pem", passphrase=b"of the safe")
+    key.public_path.unlink()
+    governed.done(*command, "--passphrase-file", secret)
+    assert load_public(key.path).key_id == key.key_id

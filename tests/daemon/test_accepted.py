@@ -15,6 +15,7 @@ import pytest
 from control_plane.cli import main
 from control_plane.errors import EpochDiverged, Forked, RolledBack
 from control_plane.log.checkpoint import Checkpoint
+from control_plane.replica import evidence
 from control_plane.replica.evidence import (
     NOTHING,
     PROOF,
@@ -25,6 +26,7 @@ from control_plane.replica.evidence import (
     read_standing,
     write_consent,
 )
+from control_plane.replica.header import REJECTED
 
 
 @pytest.fixture
@@ -103,6 +105,57 @@ def test_what_only_this_node_has_is_saved_with_its_values(
     assert by_key["flag/moved"]["verb"] == "apply"
     assert len(by_key["flag/moved"]["key_ids"][0]) == 64
     assert (tmp_path / "dropped-production-2.json").stat().st_mode & 0o777 == 0o600
+    assert read_consent(str(ahead.folder)) == "a/production/2"
+
+
+def test_what_a_restored_store_may_have_written_otherwise_is_saved_as_unsure(
+    log: Any, ahead: Any, command: Any, tmp_path: Path, flag: Any
+) -> None:
+    """Put back to two entries, the store took another third one before the epoch began."""
+    backup = type(log)(log.trust, log.clock)
+    backup.leaves, backup.blobs = log.leaves[:2], log.blobs
+    backup.put(flag("other"))
+    offered(ahead, backup, 3)
+    code, said, _ = command("replica", "accept-epoch")
+    assert code == 0
+    assert "saved 7 keys that are dropped" in said
+    assert 'and 1 from before, as "unsure"' in said
+    saved = json.loads((tmp_path / "dropped-production-2.json").read_bytes())
+    dropped = {entry["key"] for entry in saved["dropped"]}
+    (unsure,) = saved["unsure"]
+    assert (unsure["key"], unsure["generation"], unsure["value"]["name"]) == (
+        "flag/kept",
+        2,
+        "kept",
+    )
+    assert unsure["key"] not in dropped
+
+
+@pytest.mark.parametrize("name", ["status", "doctor"])
+def test_a_node_that_waits_for_its_owner_names_the_command(
+    log: Any, ahead: Any, command: Any, name: str
+) -> None:
+    ahead.writer.set_state(REJECTED)
+    offered(ahead, log, 3)
+    code, said, _ = command(name)
+    assert code == 1
+    assert said.count("diverged: root has the log go on as a/production/2") == 1
+    assert said.count("'control-plane replica accept-epoch -e production'") == 1
+    assert "rejected: " not in said
+
+
+def test_a_run_that_ended_before_it_consented_goes_on_with_the_file_it_saved(
+    log: Any, ahead: Any, command: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    offered(ahead, log, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(evidence, "write_consent", None)
+        with pytest.raises(TypeError):
+            command("replica", "accept-epoch")
+    before = (tmp_path / "dropped-production-2.json").read_bytes()
+    code, said, _ = command("replica", "accept-epoch")
+    assert (code, "saved 7 keys that are dropped" in said) == (0, True)
+    assert (tmp_path / "dropped-production-2.json").read_bytes() == before
     assert read_consent(str(ahead.folder)) == "a/production/2"
 
 

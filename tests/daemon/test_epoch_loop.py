@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from control_plane.log.envelope import Envelope
+from control_plane.publish.keyfiles import NEVER
 from control_plane.replica.evidence import Evidence, consent_path, read_consent, write_consent
 from control_plane.replica.header import CLASS_REVISIONS, GENERATION, REVISION, STATE, map_header
 from control_plane.replica.source import current_folder
+from control_plane.trust import authoring
 from control_plane_daemon import loop as loop_module
 
 REJECTED = 8
@@ -60,6 +64,49 @@ async def test_a_new_node_is_ready_at_the_end_of_the_last_epoch_not_of_the_first
         assert node.word(GENERATION) == second.generation
 
 
+def unvouched(log: Any, foreign_trust: Any) -> Any:
+    """A first epoch by the same name under keys of somebody else's own."""
+    keys, root = dict(log.trust.keys), foreign_trust.keys["root"]
+    keys |= {"root": root, "log-production": foreign_trust.keys["log-production"]}
+    signers = {**log.trust.signers, "root": foreign_trust.signers["root"]}
+    metadata = authoring.new_root(
+        version=1, expires=NEVER, root_keys=[root.public], targets_keys=[keys["targets"].public],
+        logs=[
+            authoring.new_log(log.trust.installation, "production", keys["log-production"].public)
+        ],
+    )  # fmt: skip
+    trust = replace(
+        foreign_trust, installation=log.trust.installation, keys=keys, signers=signers,
+        targets=log.trust.targets,
+        root=authoring.signed(metadata, [foreign_trust.signers["root"]]),
+    )  # fmt: skip
+    return type(log)(trust, log.clock)
+
+
+@pytest.mark.parametrize("more", ["an end", "a change too many", "an unknown entry"])
+async def test_a_first_epoch_that_nobody_vouches_for_keeps_a_new_node_no_longer_than_it_is_shown(
+    served: Any, running: Any, log: Any, flag: Any, foreign_trust: Any, caplog: Any, more: str
+) -> None:
+    log.put(flag())
+    second = log.next_epoch()
+    made_up = unvouched(log, foreign_trust)
+    made_up.put(flag(default="on"))
+    if more == "an unknown entry":
+        made_up.append(made_up.log.sign_envelope(Envelope("application/x-newer", b"{}")))
+    served.log = made_up
+    async with running(served, second.enrolment()) as node:
+        await node.until(lambda: node.loop.follower.position.size == 2)
+        if more == "a change too many":
+            made_up.put(flag("other"))
+            served.moved.set()
+            await node.until(lambda: "at most 2 entries" in caplog.text)
+        served.log = second
+        served.moved.set()
+        await node.until(lambda: node.ready)
+        assert node.ready == [("production", second.generation)]
+        assert node.word(GENERATION) == second.generation
+
+
 async def test_a_damaged_replica_is_not_shown_again_at_the_end_of_an_earlier_epoch(
     served: Any, running: Any, log: Any, flag: Any, caplog: Any, tmp_path: Any
 ) -> None:
@@ -78,6 +125,31 @@ async def test_a_damaged_replica_is_not_shown_again_at_the_end_of_an_earlier_epo
     shown = [record for record in caplog.messages if "readers see generation" in record]
     assert shown[-1] == f"production: readers see generation {second.generation}"
     assert "production: readers see generation 2" not in shown[1:]
+
+
+async def test_a_damaged_replica_is_not_replaced_by_less_than_readers_had(
+    served: Any, running: Any, log: Any, flag: Any, tmp_path: Any, caplog: Any
+) -> None:
+    """An old checkpoint, truly signed, is all it takes to show a node less."""
+    for number in range(3):
+        log.put(flag(f"f{number}"))
+    async with running(served) as node:
+        await node.reach(4)
+    data = (tmp_path / "v1" / "current" / "data.mdb").resolve()
+    damaged = bytearray(data.read_bytes())
+    damaged[4096:] = bytes(len(damaged) - 4096)
+    data.write_bytes(damaged)
+    served.log = restored(log, 3)
+    async with running(served) as node:
+        await node.until(lambda: "come to generation 4, which readers have" in caplog.text)
+        await node.until(lambda: node.word(STATE) & REJECTED)
+        assert (node.word(GENERATION), node.ready) == (4, [])
+        served.log = log
+        log.put(flag("later"))
+        served.moved.set()
+        await node.reach(5)
+        await node.until(lambda: not node.word(STATE) & REJECTED)
+        assert caplog.text.count("which readers have") == 1
 
 
 @pytest.fixture
@@ -138,6 +210,17 @@ async def test_consent_is_followed_and_what_was_shown_stays_readable_until_the_s
     assert shown == sorted(shown)
     second.put(flag("later"))
     served.moved.set()
+    await ahead.reach(second.generation)
+
+
+async def test_consent_ends_the_waiting_that_had_grown_until_then(
+    ahead: Any, served: Any, caplog: Any
+) -> None:
+    served.log = second = served.log.next_epoch(generation=(1 << 20) + 5)
+    await ahead.until(lambda: "accept-epoch" in caplog.text)
+    for _ in range(12):
+        ahead.loop._backoff.next_seconds()
+    write_consent(ahead.folder, second.origin)
     await ahead.reach(second.generation)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import sys
 
 import pytest
 from hypothesis import given
@@ -164,6 +166,15 @@ def test_a_leaf_at_another_place_is_refused(data: st.DataObject, size: int) -> N
 def test_a_frontier_of_another_length_is_refused(data: bytes) -> None:
     with pytest.raises(SyntaxInvalid):
         merkle.Frontier.decode(data)
+
+
+def test_a_frontier_read_again_and_again_takes_no_more_memory() -> None:
+    data = frontier(leaves_of((1 << 7) - 1)).encode()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(1_000):
+        merkle.Frontier.decode(data)
+    assert sys.getallocatedblocks() - before < 100
 
 
 def test_sizes_out_of_order_are_misuse() -> None:

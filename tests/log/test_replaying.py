@@ -209,6 +209,24 @@ def test_a_first_epoch_that_nobody_enrolled_is_believed_only_as_far_as_it_is_con
         replayed(log, enrolment)
 
 
+def test_a_first_epoch_that_nobody_enrolled_goes_on_no_further_than_root_says(
+    log: Any, new_log: Any
+) -> None:
+    """Somebody with no key of ours sends entries for ever: they end where ours ended."""
+    ended = log.position.size
+    log.begin()
+    enrolment = log.enrolment()
+    forged = new_log()
+    forged.start()
+    for number in range(4 * ended):
+        forged.put(f"evil{number}")
+    log.epochs[0] = forged.epochs[0]
+    log.blobs |= forged.blobs
+    log.part = 1
+    with pytest.raises(StatementInvalid, match=f"at most {ended} entries of epoch 1 before"):
+        replayed(log, enrolment)
+
+
 def test_a_first_epoch_of_another_installation_is_refused(log: Any) -> None:
     log.begin()
     enrolment = log.enrolment()

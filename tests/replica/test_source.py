@@ -7,7 +7,7 @@ import pytest
 
 from control_plane.errors import ReplicaUnavailable
 from control_plane.replica import format, header
-from control_plane.replica.reader import OPEN
+from control_plane.replica.reader import OPEN, open_replica
 
 X = format.record_key(format.FLAG, "x")
 
@@ -78,6 +78,34 @@ def test_the_old_replica_serves_until_the_new_one_can_be_opened(
     clock.now += 1
     assert source.open().read(X)[1][0][-3:] == b"new"
     assert source.error is None
+
+
+def test_a_folder_that_goes_while_it_is_opened_is_not_waited_for(
+    folder, open_writer, put_flag, open_source, clock, monkeypatch
+):
+    """A slow reader: between the link it read and the folder it opens lie a swap and a deletion."""
+    for body in (b"old", b"new"):
+        with open_writer(rebuild=body == b"new") as writer:
+            put_flag(writer, "x", body)
+            if body == b"new":
+                source = open_source(clock=clock)
+                assert source.open() is not None
+                writer.swap()
+    slow = []
+
+    def open_late(directory):
+        if not slow:
+            slow.append(directory)
+            with open_writer(rebuild=True) as writer:
+                put_flag(writer, "x", b"newest")
+                writer.swap()
+            shutil.rmtree(directory)
+        return open_replica(directory)
+
+    monkeypatch.setattr("control_plane.replica.source.open_replica", open_late)
+    assert source.open().read(X)[1][0][-6:] == b"newest"
+    assert source.error is None
+    assert slow
 
 
 def test_the_replica_left_by_a_swap_is_closed_a_minute_later(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,25 @@ def test_a_terminated_store_drains_and_ends_with_0(folder: Path, trust: Trust) -
         assert process.wait(timeout=30) == 0
         assert process.stderr.read() == ""
     assert not (folder / "store.sqlite3-wal").exists()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the bound moves in glibc only")
+def test_what_a_large_request_took_is_given_back(folder: Path, trust: Trust) -> None:
+    data = bytes(4 << 20)
+    with running(folder, trust) as (process, url):
+        before = heap_bytes(process.pid)
+        with StoreClient(url, secret(folder, "submit")) as client:
+            for _ in range(3):
+                client.put_blob("production", data)
+        after = heap_bytes(process.pid)
+    assert after - before < len(data) // 2
+
+
+def heap_bytes(process: int) -> int:
+    """How far a process's heap reaches, in use or not."""
+    lines = Path(f"/proc/{process}/maps").read_text(encoding="utf-8").splitlines()
+    start, end = next(line for line in lines if line.endswith("[heap]")).split()[0].split("-")
+    return int(end, 16) - int(start, 16)
 
 
 def test_a_unix_socket_serves_its_owner(folder: Path, trust: Trust) -> None:

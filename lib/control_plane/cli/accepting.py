@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -21,7 +21,7 @@ from control_plane.cli.settings import settings
 from control_plane.errors import InputInvalid, NotFound, WaitTimeout
 
 if TYPE_CHECKING:
-    from control_plane.replica.evidence import Offer
+    from control_plane.replica.evidence import Offer, Standing
 
 LOOK_SECONDS: Final = 0.05
 
@@ -71,7 +71,7 @@ def accept_epoch(
             f" follows {standing.origin or 'nothing yet'}"
         )
     given = read_consent(folder) == offer.origin
-    saved, keys = (None, 0) if given else _save(environment, folder, offer, out)
+    saved = None if given else _save(environment, folder, standing, offer, out)
     if not given:
         write_consent(folder, offer.origin)
     moved = _wait(environment, folder, offer, timeout_seconds)
@@ -80,8 +80,9 @@ def accept_epoch(
         "environment": environment,
         "left": offer.held_origin,
         "origin": offer.origin,
-        "saved": saved,
-        "dropped": keys,
+        "saved": None if saved is None else saved.path,
+        "dropped": 0 if saved is None else saved.dropped,
+        "unsure": 0 if saved is None else saved.unsure,
         "daemon": running,
         "moved": moved,
     }
@@ -97,8 +98,21 @@ def accept_epoch(
     return 0
 
 
-def _save(environment: str, folder: str, offer: Offer, out: str | None) -> tuple[str, int]:
-    """Write what is dropped to a new file; its name and the number of keys."""
+class _Saved(NamedTuple):
+    """The file that holds what is dropped, and how many keys it has of each sort."""
+
+    path: str
+    dropped: int
+    unsure: int
+
+
+def _save(
+    environment: str, folder: str, standing: Standing, offer: Offer, out: str | None
+) -> _Saved:
+    """Write what is dropped, and what may be, to a new file.
+
+    A run that ended before it consented has left the same file; then that is the one.
+    """
     from dataclasses import asdict
 
     from control_plane.replica.dropped import read_dropped
@@ -106,16 +120,29 @@ def _save(environment: str, folder: str, offer: Offer, out: str | None) -> tuple
     epoch = offer.origin.rpartition("/")[2]
     path = Path(out or f"dropped-{environment}-{epoch}.json")
     dropped = read_dropped(folder, offer.keeps)
+    begins = standing.bases.get(offer.epoch, 0)
+    unsure = read_dropped(folder, offer.keeps, begins) if begins < offer.keeps else []
     content = {
         "format": 1,
         "environment": environment,
         "saved_at": when(time.time_ns() // 1_000_000),
         "offer": asdict(offer),
         "dropped": dropped,
+        "unsure": unsure,
     }
     data = json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
-    save_new(path, data)
-    return str(path), len(dropped)
+    if not _holds(path, content):
+        save_new(path, data)
+    return _Saved(str(path), len(dropped), len(unsure))
+
+
+def _holds(path: Path, content: Mapping[str, Any]) -> bool:
+    """Whether the file is what an earlier run saved of the very same."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found | {"saved_at": content["saved_at"]} == content
 
 
 def save_new(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -167,6 +194,11 @@ def _print(told: Mapping[str, Any]) -> None:
         click.echo(f"{name}: {told['origin']} was accepted before; nothing more to save")
     else:
         click.echo(f"{name}: saved {told['dropped']} keys that are dropped to {told['saved']}")
+        if told["unsure"]:
+            click.echo(
+                f'{name}: and {told["unsure"]} from before, as "unsure": they are dropped too'
+                " where the store took other changes between its backup and the new epoch"
+            )
     if told["moved"]:
         click.echo(f"{name}: follows {told['origin']} now, and no longer {told['left']}")
     elif not told["daemon"]:

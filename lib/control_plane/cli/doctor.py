@@ -85,6 +85,7 @@ def _replica(root: Path, environment: str) -> Iterator[Finding]:
     import shutil
 
     from control_plane.cli import examination
+    from control_plane.cli.offered import with_offer
     from control_plane.client import ControlPlaneClient
     from control_plane.replica.source import current_folder
 
@@ -104,7 +105,8 @@ def _replica(root: Path, environment: str) -> Iterator[Finding]:
         health = client.health()
     if data_bytes:
         yield from examination.trusted(environment, _expiries(folder), time.time_ns() // 1_000_000)
-    yield from examination.served(environment, health.generation, health.reasons)
+    reasons = with_offer(str(folder), environment, health.reasons)
+    yield from examination.served(environment, health.generation, reasons)
 
 
 def _expiries(folder: Path) -> dict[str, int]:

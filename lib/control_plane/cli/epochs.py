@@ -30,6 +30,7 @@ from control_plane.cli.settings import (
     store_options,
 )
 from control_plane.errors import EpochDiverged, NotFound
+from control_plane.shown import shown
 
 if TYPE_CHECKING:
     from control_plane.publish.keyfiles import KeySigner
@@ -153,7 +154,9 @@ class _NewEpoch:
 
         before = standing.policy.log(self._environment)
         position = standing.histories[self._environment].position
-        known = max(position.generation, generation, self._enrolled_generation())
+        # The newest root may name an epoch that the store has lost, with trust.json's checkpoint.
+        held = max(position.generation, _begun_at(before), self._enrolled_generation())
+        known = max(held, generation)
         epoch = max(before.epoch, position.epoch) + 1
         public = before.public
         if new_log_key:
@@ -184,9 +187,7 @@ class _NewEpoch:
             return 0
         log = enrolment.policy().log(self._environment)
         size = open_checkpoint(note, log.vkeys, witnesses=log.witnesses).checkpoint.size
-        continued = 0 if log.continues is None else log.continues["generation"]
-        assert isinstance(continued, int)
-        return continued + size
+        return _begun_at(log) + size
 
     def _new_public(self, epoch: int, dry_run: bool) -> bytes:
         """The public half of the log's new key, which is made unless there is one.
@@ -196,12 +197,14 @@ class _NewEpoch:
         """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from control_plane.publish.keyfiles import load_public, new_key
+        from control_plane.publish.keyfiles import finish_key, load_public, new_key
         from control_plane.trust.keys import raw_of
 
         path = self._key_path(epoch)
         if path.with_name(f"{path.name}.pub").exists():
             return load_public(path).public
+        if path.exists() and not dry_run:
+            return finish_key(path).public
         if path.exists():
             return next(key.public for key in self._at.key_files() if key.path == path)
         if dry_run:
@@ -257,6 +260,15 @@ class _NewEpoch:
         }
 
 
+def _begun_at(log: LogIdentity) -> int:
+    """The generation before the first entry of a log's epoch."""
+    if log.continues is None:
+        return 0
+    generation = log.continues["generation"]
+    assert isinstance(generation, int)
+    return generation
+
+
 def _print(environment: str, outcome: dict[str, Any], dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({**outcome, "dry_run": dry_run})
@@ -273,9 +285,7 @@ def _print(environment: str, outcome: dict[str, Any], dry_run: bool, as_json: bo
             f"root version {outcome['root_version']} is in every log and in trust.json: give that"
             " to new nodes"
         )
-    for name in outcome["diverged"]:
-        click.echo(
-            f"{name}: its log does not take this root: 'control-plane log new-epoch -e {name}"
-            " --restored' is next",
-            err=True,
-        )
+    for name, reason in outcome["diverged"].items():
+        cure = f"run 'control-plane log new-epoch -e {name} --restored'"
+        told = reason if cure in reason else f"{reason}; {cure} next"
+        click.echo(f"{name}: its log is left as it is: {shown(told)}", err=True)

@@ -162,12 +162,17 @@ def status(environment: str | None, as_json: bool, **given: Any) -> int:
 
 
 def _row(found: Settings, root: str, name: str) -> dict[str, Any]:
+    from control_plane.cli.offered import with_offer
     from control_plane.client import ControlPlaneClient
 
     with ControlPlaneClient(root, name) as client:
         health = client.health()
     generation, problem = _store_generation(found, name)
-    return _told(name, health) | {"store_generation": generation, "store_problem": problem}
+    return _told(name, health) | {
+        "reasons": with_offer(f"{root}/{name}", name, health.reasons),
+        "store_generation": generation,
+        "store_problem": problem,
+    }
 
 
 def _told(name: str, health: Health) -> dict[str, Any]:

@@ -74,7 +74,9 @@ class Desk:
         """The key files of the folder; none when it has no keys."""
         from control_plane.publish.keyfiles import list_keys
 
-        return list_keys(self.keys_folder) if self.keys_folder.is_dir() else []
+        if not self.keys_folder.is_dir():
+            return []
+        return list_keys(self.keys_folder, self.passphrase())
 
     def passphrase(self) -> bytes | None:
         """What unlocks the key files."""
@@ -112,6 +114,10 @@ class Desk:
         for path in (self.keys_folder / f"{name}.pem", Path(name.removesuffix(".pub"))):
             if path.suffix == ".pem" and path.with_name(f"{path.name}.pub").is_file():
                 key = load_public(path)
+                return key.key_id, key.public
+        for key in self.key_files():
+            # A crash may have kept it from its .pub.
+            if key.path == self.keys_folder / f"{name}.pem":
                 return key.key_id, key.public
         public = {key.key_id: key.public for key in self.key_files()}
         known = set(public) | (set(policy.keys()) if policy is not None else set())

@@ -333,8 +333,12 @@ class _Revocation:
     # Carrying out
 
     def _make_key(self) -> None:
-        from control_plane.publish.keyfiles import new_key
+        from control_plane.publish.keyfiles import finish_key, new_key
 
+        if self._new is None and self.replace_with is not None:
+            path = self.at.keys_folder / f"{self.replace_with}.pem"
+            if path.exists():
+                finish_key(path, self.at.passphrase())
         if self._new is not None:
             path, private = self._new
             new_key(path, passphrase=self.at.passphrase(), private=private)

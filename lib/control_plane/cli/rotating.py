@@ -102,7 +102,12 @@ class _Rotation:
         """The role's one key replaced by a new one."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from control_plane.publish.keyfiles import load_private_key, load_signer, new_key
+        from control_plane.publish.keyfiles import (
+            finish_key,
+            load_private_key,
+            load_signer,
+            new_key,
+        )
         from control_plane.publish.trust_changes import RoleChange, role_of
         from control_plane.trust.keys import key_id_of, raw_of
 
@@ -128,6 +133,7 @@ class _Rotation:
         if not self._dry_run and not path.exists():
             new_key(path, passphrase=self._at.passphrase(), private=private)
         if not self._dry_run:
+            finish_key(path, self._at.passphrase())
             signers[key_id_of(public)] = load_signer(path, self._at.passphrase())
         told = self._sent(change, signers)
         return told | {"file": str(path), "replaced": self._at.name_of(key_ids[0])}

@@ -183,8 +183,11 @@ def _say(name: str) -> Callable[[str], None]:
 @contextmanager
 def _announced(project: Project, url: str) -> Iterator[None]:
     """Tell the project's other commands where the store is, for as long as it is there."""
+    from control_plane.publish.durable import write_over
+
     path = project.private / RUNNING
-    path.write_text(url + "\n", encoding="utf-8")
+    # Whole at any moment: a command that finds half an address would ask somebody else.
+    write_over(path, f"{url}\n".encode(), 0o644)
     try:
         yield
     finally:

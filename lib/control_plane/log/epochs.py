@@ -86,6 +86,27 @@ def first_identity(environment: str, leaf: Leaf, blobs: BlobReader) -> LogIdenti
     return log
 
 
+def check_on_the_way(position: Position, log: LogIdentity) -> None:
+    """Refuse more entries at ``position``, in an epoch before that of ``log``, than lead to it.
+
+    Who is enrolled in a later epoch has nobody's word for those before but this: root names the
+    size and the generation at which the last of them ends. Without it anybody could send entries
+    for ever.
+
+    Raises:
+        StatementInvalid: the earlier epoch has ended there.
+    """
+    if log.continues is None or position.epoch >= log.epoch:
+        return
+    end = continuation(dict(log.continues))
+    at_end = position.epoch == end.epoch and position.size >= end.size
+    if at_end or position.generation >= end.generation:
+        raise StatementInvalid(
+            f"{position.origin}: expected at most {end.size} entries of epoch {end.epoch} before"
+            f" {log.origin}, found more after entry {position.size} of epoch {position.epoch}"
+        )
+
+
 def _trust_statement(envelope: Envelope) -> TrustStatement:
     statement = parse_statement(envelope)
     if not isinstance(statement, TrustStatement):

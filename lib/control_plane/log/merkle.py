@@ -173,7 +173,9 @@ def _fold_right(hashes: Sequence[bytes]) -> bytes:
 
 
 def _split(body: bytes) -> tuple[bytes, ...]:
-    return tuple(body[at : at + HASH_BYTES] for at in range(0, len(body), HASH_BYTES))
+    # By a list: CPython makes a generator's tuple in one of another size and lets it shrink. Each
+    # such tuple leaves an empty one behind for later use, thousands for each length.
+    return tuple([body[at : at + HASH_BYTES] for at in range(0, len(body), HASH_BYTES)])
 
 
 def _largest_power_below(size: int) -> int:

@@ -269,24 +269,37 @@ def create_trust(
     return trust
 
 
-def list_keys(directory: str | os.PathLike[str]) -> list[KeyFile]:
+def list_keys(directory: str | os.PathLike[str], passphrase: bytes | None = None) -> list[KeyFile]:
     """The key files of a folder by name; a private key is read only where its ``.pub`` is missing.
 
     Raises:
         NotFound: there is no such folder.
         SyntaxInvalid: a ``.pub`` file is out of form.
-        KeyFileRefused: a key has no ``.pub`` and is locked or readable by others.
+        KeyFileRefused: a key has no ``.pub`` and is readable by others, or locked and not by this
+            passphrase.
     """
     folder = Path(directory)
     if not folder.is_dir():
         raise NotFound(f"{folder}: expected a folder of keys, found none")
-    return [_public_half(path) for path in sorted(folder.glob("*.pem"))]
+    return [_public_half(path, passphrase) for path in sorted(folder.glob("*.pem"))]
 
 
-def _public_half(path: Path) -> KeyFile:
+def finish_key(path: str | os.PathLike[str], passphrase: bytes | None = None) -> KeyFile:
+    """A key file that is there, with its ``.pub``, which a crash may have kept it from.
+
+    Raises:
+        NotFound, KeyFileRefused, SyntaxInvalid: as `load_private_key`; only without a ``.pub``.
+    """
+    key = _public_half(Path(path), passphrase)
+    if not key.public_path.exists():
+        _write_public(key)
+    return key
+
+
+def _public_half(path: Path, passphrase: bytes | None = None) -> KeyFile:
     if _public_path(path).exists():
         return load_public(path)
-    return _key_file(path, None, raw_of(load_private_key(path).public_key()))
+    return _key_file(path, None, raw_of(load_private_key(path, passphrase).public_key()))
 
 
 def _refuse_taken(directory: Path, names: Sequence[str]) -> None:

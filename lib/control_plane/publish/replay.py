@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from control_plane.errors import EpochMoved, Forked, NotFound, StoreUnreachable
 from control_plane.log.checkpoint import SignedCheckpoint, open_checkpoint
-from control_plane.log.epochs import begin_epoch, first_identity
+from control_plane.log.epochs import begin_epoch, check_on_the_way, first_identity
 from control_plane.log.fold import Head, snapshot_line, snapshot_root
 from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import Frontier, leaf_hash
@@ -182,6 +182,8 @@ class _Replay:
         while True:
             answer = self._next_answer()
             batch = self._batch(answer)
+            if batch.leaves:
+                check_on_the_way(history.position, self._named)
             log = self._identity(batch)
             checked = check_batch(history.position, batch, log.vkeys, witnesses=log.witnesses)
             self._take(checked, log)

@@ -4,6 +4,10 @@ Of each key stand there its generation, digest, verb and the ids of the keys tha
 value where the replica has the very bytes of that digest: the document of a flag, config, agent or
 tool, the value of a kill, a channel's version, a status. A tombstone has no value. The members of a
 segment's shards are kept here as hashes only, so a shard has none either.
+
+A replica keeps no old trees, so it cannot tell whether the history that an epoch continues is its
+own up to there: a store that was restored may have taken other changes before the epoch began. Its
+keys from before that point, back to the beginning of the epoch continued, are *unsure* therefore.
 """
 
 from __future__ import annotations
@@ -37,12 +41,15 @@ _ALL = 1 << 62
 _VERSIONED = {"agent": AGENT, "tool": TOOL}
 
 
-def read_dropped(folder: str, keeps: int) -> list[dict[str, Any]]:
+def read_dropped(folder: str, keeps: int, begins: int | None = None) -> list[dict[str, Any]]:
     """The keys of the replica in ``folder`` with a head after generation ``keeps``, in key order.
+
+    With ``begins`` those that are unsure: after that generation and up to ``keeps``.
 
     Raises:
         Unavailable | ReplicaInvalid: it is not there, or cannot be read.
     """
+    after, last = (keeps, None) if begins is None else (begins, keeps)
     replica = open_replica(current_folder(folder))
     try:
         # Handles first: a view sees the databases that were opened before it.
@@ -53,7 +60,8 @@ def read_dropped(folder: str, keeps: int) -> list[dict[str, Any]]:
             return [
                 _entry(key, head, values)
                 for raw, data in view.scan(b"", _ALL, heads)
-                if (head := Head.decode(data)).generation > keeps
+                if (head := Head.decode(data)).generation > after
+                if last is None or head.generation <= last
                 for key in [Key(*parse_head_key(raw))]
             ]
     finally:

@@ -156,13 +156,17 @@ def decode_bases(data: bytes | None) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a replica says of its log; ``vkeys`` are those of the policy in force, if any."""
+    """What a replica says of its log; ``vkeys`` are those of the policy in force, if any.
+
+    ``bases`` has the generation before the first entry of each epoch that was read.
+    """
 
     origin: str
     generation: int
     vkeys: tuple[str, ...]
     evidence: Evidence | None
     offer: Offer | None
+    bases: Mapping[int, int]
 
 
 def read_standing(folder: str, environment: str) -> Standing:
@@ -186,6 +190,7 @@ def read_standing(folder: str, environment: str) -> Standing:
         _vkeys(stored, environment),
         None if evidence is None else Evidence.decode(evidence),
         None if offer is None else Offer.decode(offer),
+        decode_bases(stored.get(BASES)),
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT_FOLDER = "v1"
 LOOK_INTERVAL_SECONDS = 1.0
 RETIRED_SECONDS = 60.0
+MAX_FOLLOWED_SWAPS = 8
 
 _TOMBSTONE = 8 * TOMBSTONE
 
@@ -98,7 +99,7 @@ class ReplicaSource:
         if self._look_at is not None and now < self._look_at:
             return
         try:
-            new = open_replica(current_folder(self.folder))
+            new = _open_current(self.folder)
         except ControlPlaneError as error:
             self.error = error
             self._look_at = now + LOOK_INTERVAL_SECONDS
@@ -119,6 +120,19 @@ class ReplicaSource:
         if retired is not None and self._clock() >= self._retired_at + RETIRED_SECONDS:
             self._retired = None
             retired.close()
+
+
+def _open_current(folder: str) -> Replica:
+    """Open the folder in use; one that is swapped away and deleted meanwhile is not waited for."""
+    directory = current_folder(folder)
+    for _ in range(MAX_FOLLOWED_SWAPS):
+        try:
+            return open_replica(directory)
+        except ControlPlaneError:
+            before, directory = directory, current_folder(folder)
+            if directory == before:
+                raise
+    return open_replica(directory)
 
 
 def current_folder(folder: str) -> str:
