@@ -394,7 +394,11 @@ class FlagEvaluator:
         for _ in range(ROUNDS):
             table = self._current()
             try:
-                return load(table, name)
+                answer = load(table, name)
+                # What a table that was replaced meanwhile read may be newer than what the one in
+                # force holds, and the next call would go back.
+                if self._table is table:
+                    return answer
             except Moved:
                 self._dropped(table)
         self._library.complain(name, "expected records of one transaction, found the writer moving")
@@ -427,7 +431,9 @@ class FlagEvaluator:
                 answer = flag.bound(mode, table.asked(flag))
                 if answer.__class__ is Function:
                     answer = self._called(answer, name, mode, user_id, tenant_id, context)
-                elif answer.__class__ is Counter:
+                if self._table is not table:
+                    continue  # as in _first
+                if answer.__class__ is Counter:
                     answer = answer()
                 return answer, flag
             except Moved:

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
         def adopt(self, manager: FeatureFlagManager) -> None: ...
 
 
+KEPT_TABLES = 4
+"""For threads that are about to come for a revision that others have left behind."""
+
 _TOMBSTONE = 8 * TOMBSTONE
 
 
@@ -62,7 +65,9 @@ class FeatureFlagManager(FlagEvaluator):
     Without a client it opens a replica of its own and is closed by ``close`` or ``with``.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_owned", "_source")
+    __slots__ = ("__weakref__", "_closed", "_owned", "_source", "_tables")
+
+    _tables: dict[tuple[object, int, bool], Table]
 
     def __init__(
         self,
@@ -90,6 +95,7 @@ class FeatureFlagManager(FlagEvaluator):
         )
         self._library = Library(counts_usage() if counting is None else counting, now)
         self._handles = {}
+        self._tables = {}
         self._table = self._absent()
         if client is not None:
             client.adopt(self)
@@ -146,6 +152,7 @@ class FeatureFlagManager(FlagEvaluator):
 
         Handles that were made by ``flag`` read again, too.
         """
+        self._tables.clear()
         self._table = self._absent()
         self._forget_handles()
 
@@ -189,14 +196,22 @@ class FeatureFlagManager(FlagEvaluator):
         if not settled and word.obj is table.word.obj and seen == table.seen:
             # Swapped away, and the new replica cannot be opened yet: what is loaded still holds.
             return table
-        # One assignment: a thread finds the old table with its revision or the new with its.
-        self._table = table = Table(self._library, replica.read, word, seen, settled)
+        # All threads that come for one revision get one table, the first to come decides: a second
+        # one could hold an older answer than one that was given from the first.
+        key = word.obj, seen, settled
+        made = Table(self._library, replica.read, word, seen, settled)
+        self._table = table = self._tables.setdefault(key, made)
+        while len(self._tables) > KEPT_TABLES:
+            self._tables.pop(next(iter(self._tables)), None)
         if self._closed:
             # By another thread, after this one had opened the replica.
             self._table = table = self._absent()
         return table
 
     def _dropped(self, table: Table) -> None:
+        for key, held in self._tables.copy().items():
+            if held is table:
+                self._tables.pop(key, None)
         if self._table is table:
             self._table = self._absent()
 
