@@ -196,6 +196,9 @@ class FeatureFlagManager(FlagEvaluator):
             self._table = table = self._absent()
         return table
 
+    def _held(self) -> PinnedFlags:
+        return self.pinned()
+
     def _dropped(self, table: Table) -> None:
         if self._table is table:
             self._table = self._absent()

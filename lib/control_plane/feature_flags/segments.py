@@ -171,10 +171,10 @@ def _holds(packed: bytes, wanted: bytes, bits: int) -> bool:
     low, high = 0, len(packed) // HASH_BYTES
     while low < high:
         middle = (low + high) // 2
-        found = packed[middle * HASH_BYTES : (middle + 1) * HASH_BYTES]
-        if found == wanted:
+        between = packed[middle * HASH_BYTES : (middle + 1) * HASH_BYTES]
+        if between == wanted:
             return True
-        if found < wanted:
+        if between < wanted:
             low = middle + 1
         else:
             high = middle
