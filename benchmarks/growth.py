@@ -2,7 +2,7 @@
 
 * submissions: change sets of one kill each, from several connections at once, to a store with one
   node behind it; each a process of its own. Their resident memory, without what they map of their
-  databases, after the first fifth and at the end.
+  databases, after each fifth; what the first fifth takes is not growth.
 * hour: a replica is committed to a hundred times a second for an hour. The writer's clock is told
   that much time went by between two commits, so that pins are made and dropped as they would be,
   with the grace period nodes have; the disk is not synced. Each commit changes one flag as the
@@ -40,6 +40,7 @@ from control_plane.replica.format import FLAG, head_key, record_key
 from control_plane.replica.writer import ReplicaWriter
 
 CONNECTIONS = 4
+PARTS = 5
 FLAGS_EACH = 250
 COMMITS_A_SECOND = 100
 PIN_BUDGET_BYTES = 512 << 20
@@ -47,7 +48,7 @@ PIN_BUDGET_BYTES = 512 << 20
 
 @dataclass(slots=True)
 class Memory:
-    """KiB of store and node, after a fifth of the submissions and after all of them."""
+    """KiB of store and node after each fifth of the submissions."""
 
     store: list[int] = field(default_factory=list)
     node: list[int] = field(default_factory=list)
@@ -71,9 +72,10 @@ def submissions(folder: Path, count: int) -> Memory:
         token = read_token(project.private / "tokens" / "submit.token")
         authors = [_Author(url, token, project.private, number) for number in range(CONNECTIONS)]
         began = time.monotonic()
-        for part in (count // 5, count - count // 5):
+        for _ in range(PARTS):
+            each = count // PARTS // CONNECTIONS
             with ThreadPoolExecutor(CONNECTIONS) as threads:
-                list(threads.map(_Author.submit, authors, [part // CONNECTIONS] * CONNECTIONS))
+                list(threads.map(_Author.submit, authors, [each] * CONNECTIONS))
             found.store.append(rss_without_kib("store.sqlite3-shm", store.pid))
             found.node.append(rss_without_kib("data.mdb", node.pid))
         found.seconds = time.monotonic() - began

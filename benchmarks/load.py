@@ -186,11 +186,12 @@ def _growth(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     (folder / "services").mkdir()
     memory = growth.submissions(folder / "services", options.submissions)
     note = f"{options.submissions / memory.seconds:.0f} a second"
-    for name, (early, late) in {"store": memory.store, "node": memory.node}.items():
+    for name, found in {"store": memory.store, "node": memory.node}.items():
+        fifths = ", ".join(f"{each / 1024:.1f}" for each in found)
         yield (
             f"{name}'s memory over {options.submissions:,} submissions",
-            f"{(late - early) / 1024:+.1f} MiB", f"<= +{MEMORY_GROWTH_KIB >> 10} MiB",
-            f"{early / 1024:.0f} MiB", f"bare: after a fifth of them; {note}",
+            f"{(found[-1] - found[0]) / 1024:+.1f} MiB", f"<= +{MEMORY_GROWTH_KIB >> 10} MiB",
+            "", f"MiB after each fifth: {fifths}; {note}",
         )  # fmt: skip
     grown = growth.hour(folder / "hour", options.flags, options.seconds)
     yield (

@@ -38,10 +38,16 @@ class Conditions:
         self.refused = self.entry_rejected = self.entry_held = self.disk_failed = False
         self.diverged = False
 
-    def note_cosignature(self, cosigned_at: int | None) -> None:
-        """Note when a verified checkpoint was cosigned; an older time changes nothing."""
-        if cosigned_at is not None:
-            self.cosigned_at = max(self.cosigned_at or 0, cosigned_at)
+    def note_cosignature(self, cosigned_at: int | None, now_ms: int) -> None:
+        """Note when a verified checkpoint was cosigned; an older time changes nothing.
+
+        But a time in the future gives way to any other: the store's clock was set right since.
+        """
+        if cosigned_at is None:
+            return
+        if staleness(self.cosigned_at, now_ms // 1000) != "clock":
+            cosigned_at = max(self.cosigned_at or 0, cosigned_at)
+        self.cosigned_at = cosigned_at
 
     def bits(self, policy: Policy | None, now_ms: int) -> int:
         """The bits that hold at ``now_ms``."""

@@ -15,8 +15,7 @@ What this module decides:
   a reader's generation never falls. The end of an epoch is not yet the end of the log.
 - A folder that holds another log's replica is refused and left as it is. Epochs of one environment
   of one installation are one log, whichever of them ``trust.json`` and the replica stand in.
-- The checkpoint of ``trust.json`` needs no witnesses, since the file is trusted before them: every
-  checkpoint of the log that leads to it does.
+- Where root asks for witnesses the checkpoint of ``trust.json`` needs them like any other.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from control_plane_daemon.follower import Follower
 
 FIRST_EPOCH: Final = 1
-NO_WITNESSES: Final = 0
 
 logger = logging.getLogger("control_plane_daemon")
 
@@ -92,9 +90,8 @@ def enrolled(enrolment: Enrolment, environment: str) -> Enrolled:
         TrustError, InputInvalid: its metadata or checkpoint do not hold.
     """
     log = enrolment.policy().log(environment)
-    witnesses = {**log.witnesses, "threshold": NO_WITNESSES}
     note = enrolment.checkpoint(environment)
-    signed = open_checkpoint(note, log.vkeys, witnesses=witnesses)
+    signed = open_checkpoint(note, log.vkeys, witnesses=log.witnesses)
     if signed.checkpoint.size < 1:
         raise SignatureInvalid(f"{environment}: expected a checkpoint with entries, found size 0")
     return Enrolled(log, signed.checkpoint.size, signed.checkpoint.root, enrolment)

@@ -182,6 +182,8 @@ class Follower:
         self._entries = Entries(self.environment, commits, self._demand, materialiser)
         self._healing = Healing(self.environment, commits, self._entries)
         self._landmarks.remember(self.position.checkpoint)
+        # Before anybody asks: what was held before a restart is held after it.
+        self._note_held()
 
     # What others ask
 
@@ -298,7 +300,7 @@ class Follower:
         # (2) and (3) again, for the trees this log has shown before or must come to
         self._landmarks.check(position, batch.leaves, checked.checkpoint.checkpoint)
         # (4) cosigned within 60 s: noted here, told by `state_bits`, blocks nothing
-        self._conditions.note_cosignature(checked.checkpoint.cosigned_at)
+        self._conditions.note_cosignature(checked.checkpoint.cosigned_at, self._now_ms())
         self._conditions.refused = False
         self._keep_offer(None)
         # Whether more follow is what the signed size says, not the answer.
@@ -484,6 +486,8 @@ class Follower:
 
     def _finish(self, verified: Verified) -> None:
         self._caught_up = not verified.more
+        if self._healing.is_loosened():
+            self.heal({})
         self._demand.clear()
         self._note_held()
         skipped = [entry for entry in self.held.values() if entry.skipped]

@@ -2,6 +2,9 @@
 
 - They are tried when a blob they lacked has come, and once at the start, where a newer version may
   understand what an older one held.
+- They are tried when newer entries took keys from one and it lacks nothing any more: what kept the
+  rest of a change set from being served may have been superseded in a later answer, or epoch, and
+  its blob deleted since.
 - Always in the order of the log, so that of two entries the newer one is served last.
 - An entry that heals may be what another waited for (a channel, its version): while one heals, all
   of those that lack nothing are tried once more.
@@ -17,6 +20,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from control_plane.log.canonical import sha256_hex
+from control_plane.log.statements import Key
 from control_plane.replica.header import CLASS_REVISIONS
 from control_plane.replica.held import HeldEntry
 from control_plane_daemon.commits import Commits
@@ -36,6 +40,23 @@ class Healing:
         self._commits = commits
         self._entries = entries
         self._turn = 0
+        self._keys = self._held_keys()
+
+    def is_loosened(self) -> bool:
+        """Whether newer entries, since this was last asked, took from an entry all that it lacked.
+
+        One that was not there then is not counted: it was judged with what is at hand now.
+        """
+        before, self._keys = self._keys, self._held_keys()
+        return any(
+            not self._entries.held.entries[generation].missing
+            and before.get(generation, keys) != keys
+            for generation, keys in self._keys.items()
+        )
+
+    def _held_keys(self) -> dict[int, tuple[Key, ...]]:
+        entries = self._entries.held.entries
+        return {generation: entry.keys for generation, entry in entries.items()}
 
     def missing(self) -> tuple[str, ...]:
         """Digests that held entries lack; when there are many, the next ones each time."""

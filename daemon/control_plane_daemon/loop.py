@@ -9,6 +9,8 @@ What this module decides:
   itself. Everything else is told in one line, once for each new reason, and tried again later;
   what was served before is served on.
 - The replica's age is told every second, whatever else happens.
+- Every second too it is looked whether the replica's files are where readers look. Where somebody
+  took them away they are made again from the log, and readers of the old ones are sent on.
 - Where an epoch has no more entries the next one there is begins; numbers may be skipped. A log
   that is refused because it went back is looked at once more that way: root may have said so.
 - An epoch that leaves what this node holds is told in one line, with the command that accepts it,
@@ -33,7 +35,10 @@ from control_plane.errors import (
     EpochMoved,
     Forked,
     InputInvalid,
+    ReplicaCorrupt,
     ReplicaInvalid,
+    ReplicaLocked,
+    ReplicaUnwritable,
     RolledBack,
     StoreUnreachable,
     TokenRefused,
@@ -116,6 +121,9 @@ class EnvironmentLoop:
         self._follower: Follower | None = None
         # What the first commit of the batch checked last came to, when it was made with the check.
         self._begun: Future[Progress] | None = None
+        # The task that polls, while it does, and why it is to stop that.
+        self._polling: asyncio.Task[object] | None = None
+        self._gone: ReplicaCorrupt | None = None
         self._told: set[str] = set()
         self._is_ready = self._has_been_ready = False
         self._offer: Offer | None = None
@@ -161,7 +169,7 @@ class EnvironmentLoop:
         )
 
     def _rebuild(self, error: ReplicaInvalid) -> None:
-        logger.error("%s: %s; rebuilding beside it from the log", self.environment, error)
+        self._tell_once(f"{error}; rebuilding beside it from the log", logging.ERROR)
         self._read_again(accepting=False)
 
     def _read_again(self, *, accepting: bool) -> None:
@@ -198,7 +206,19 @@ class EnvironmentLoop:
     async def _beat(self) -> None:
         while True:
             self._tell()
+            self._look()
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _look(self) -> None:
+        """End the poll that goes on when the replica's files are gone: the loop makes them anew."""
+        assert self._opened is not None
+        if self._polling is None or self._gone is not None:
+            return
+        try:
+            self._opened.writer.check_place()
+        except ReplicaCorrupt as error:
+            self._gone = error
+            self._polling.cancel()
 
     def _tell(self) -> None:
         """Write what ages into the header: heartbeat, checkpoint time, state."""
@@ -241,7 +261,10 @@ class EnvironmentLoop:
         except SnapshotMismatch as error:
             raise Stopped(str(error)) from error
         except ReplicaInvalid as error:
-            await self._on_thread(self._rebuild, error)
+            try:
+                await self._on_thread(self._rebuild, error)
+            except (ReplicaUnwritable, ReplicaLocked) as failed:
+                self._tell_once(str(failed))
         except (StoreUnreachable, TokenRefused, EpochMoved, DiskFailed, _Again) as error:
             self._tell_once(str(error))
         except Exception:
@@ -252,18 +275,20 @@ class EnvironmentLoop:
             return True
         return False
 
-    def _tell_once(self, reason: str) -> None:
+    def _tell_once(self, reason: str, level: int = logging.WARNING) -> None:
         if reason and reason not in self._told:
             if len(self._told) >= MAX_TOLD:
                 self._told.clear()
             self._told.add(reason)
-            logger.warning("%s: %s", self.environment, reason)
+            logger.log(level, "%s: %s", self.environment, reason)
 
     # One round: poll, verify, take, heal
 
     async def _round(self) -> None:
         began = self._monotonic()
-        wait_seconds = self._wait_seconds() if self._is_ready else 0
+        # A replica that waits beside may be at the log's end for long; that is waited for, too.
+        waiting = self._is_ready or self.follower.at_end
+        wait_seconds = self._wait_seconds() if waiting else 0
         followed, verified = await self._next_batch(wait_seconds)
         await self._take_all(followed, verified)
         self._tell()
@@ -285,7 +310,7 @@ class EnvironmentLoop:
         """The entries that follow, in this epoch or in a later one, through steps 1 to 4."""
         epoch, size = self.follower.epoch, self.follower.position.size
         try:
-            followed = await self._source.follow(epoch, size, wait_seconds)
+            followed = await self._poll(epoch, size, wait_seconds)
         except EpochMoved as moved:
             return await self._next_epoch(moved.epoch)
         try:
@@ -300,6 +325,25 @@ class EnvironmentLoop:
         except (TrustError, InputInvalid) as error:
             await self._refuse(followed, error)
             raise _Again("") from error
+
+    async def _poll(self, epoch: int, size: int, wait_seconds: int) -> Followed:
+        """Ask for what follows.
+
+        Raises:
+            ReplicaCorrupt: its files are gone, so that what follows would have no place.
+        """
+        assert self._opened is not None
+        self._opened.writer.check_place()
+        task = self._polling = asyncio.current_task()
+        try:
+            return await self._source.follow(epoch, size, wait_seconds)
+        except asyncio.CancelledError:
+            # `_look` cancels the poll and not the loop; whoever ends the loop does both.
+            if task is None or self._gone is None or task.uncancel():
+                raise
+            raise self._gone from None
+        finally:
+            self._polling = self._gone = None
 
     def _check(self, followed: Followed) -> Verified:
         """Steps 1 to 4; the first commit of a batch that passes follows at once, in this thread.

@@ -15,7 +15,8 @@ What this module decides:
   batch that was refused everything is read again.
 - Nobody says that a log goes on in another epoch. So the checkpoints of the next epochs are looked
   for where the log is at its end and its checkpoint has not been renewed for a minute, or was not
-  seen before. A number may be skipped, three in a row are the end.
+  seen before; and at once where it ends before what the node holds. A number may be skipped, three
+  in a row are the end.
 - A blob that is not there was deleted after it was superseded, as an export leaves it out.
 """
 
@@ -88,6 +89,8 @@ class StaticSource:
         self._shown: _Shown | None = None
         self._given_note = b""
         self._probe_due = 0.0
+        self._probed_note = b""
+        self._newest_epoch = 0
 
     async def follow(self, epoch: int, size: int, wait_seconds: int) -> Followed:
         """Entries from index ``size`` on; waits for the first, or for a renewed checkpoint.
@@ -102,8 +105,8 @@ class StaticSource:
             shown = self._shown = await self._look(epoch)
             if shown.size > size:
                 return self._given(shown, await self._part(shown, size))
-            if shown.size == size:
-                await self._probe(shown)
+            if shown.size <= size:
+                await self._probe(shown, has_ended=shown.size < size)
             remaining = deadline - self._monotonic()
             # A smaller log than ours is handed on as well: that it is refused is the follower's.
             if shown.size < size or shown.note != self._given_note or remaining <= 0:
@@ -136,7 +139,7 @@ class StaticSource:
         if known is not None and answer.status == 304 and "If-None-Match" in headers:
             return known
         if answer.status == 404:
-            await self._look_further(epoch)
+            self._require_newest(epoch, await self._newest_after(epoch))
             raise NoStore(
                 f"{self._server.url}: expected a store, or {path} of a log, found neither"
             )
@@ -157,25 +160,37 @@ class StaticSource:
 
     # Later epochs
 
-    async def _probe(self, shown: _Shown) -> None:
-        """Look for a later epoch when this one seems to have ended, at most every ten seconds."""
-        now = self._monotonic()
-        if now - shown.changed_at < RENEWED_SECONDS or now < self._probe_due:
-            return
-        self._probe_due = now + PROBE_SECONDS
-        await self._look_further(shown.epoch)
+    async def _probe(self, shown: _Shown, *, has_ended: bool) -> None:
+        """Say that a later epoch is there when this one seems to have ended.
 
-    async def _look_further(self, epoch: int) -> None:
+        Files are looked for once for each checkpoint, then every ten seconds. In between the answer
+        is the same, so that a node which cannot follow there hears of nothing else meanwhile.
+        """
+        now = self._monotonic()
+        if not has_ended and now - shown.changed_at < RENEWED_SECONDS:
+            return
+        if now >= self._probe_due or shown.note != self._probed_note:
+            self._probe_due = now + PROBE_SECONDS
+            self._probed_note = shown.note
+            self._newest_epoch = await self._newest_after(shown.epoch)
+        self._require_newest(shown.epoch, self._newest_epoch)
+
+    def _require_newest(self, epoch: int, newest: int) -> None:
+        if newest > epoch:
+            raise EpochMoved(
+                f"{self._server.url}: expected {self._environment}/{epoch} to go on, found epoch"
+                f" {newest}",
+                newest,
+            )
+
+    async def _newest_after(self, epoch: int) -> int:
+        """The newest epoch that has files, this one when there is no later."""
         newest, number = epoch, epoch + 1
         while number <= newest + SKIPPED_EPOCHS and number <= epoch + MAX_PROBES:
             if await self._has(number):
                 newest = number
             number += 1
-        if newest > epoch:
-            log = f"{self._environment}/{epoch}"
-            raise EpochMoved(
-                f"{self._server.url}: expected {log} to go on, found epoch {newest}", newest
-            )
+        return newest
 
     async def _has(self, epoch: int) -> bool:
         path = self._path(epoch, "checkpoint")

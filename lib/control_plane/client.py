@@ -71,7 +71,7 @@ STATE_REASONS = (
     (DEVELOPMENT, "development: written by a development daemon or a test kit, nothing is trusted"),
     (STALE, "stale: the store has not confirmed this generation for over a minute"),
     (HELD, "held: some changes could not be accepted here, their keys serve the last good value"),
-    (REJECTED, "rejected: the log holds a change set that its own rules refuse"),
+    (REJECTED, "rejected: the newest part of the log was refused, the daemon's log says why"),
     (DISK, "disk: the daemon cannot write, no change arrives"),
     (TRUST_EXPIRED, "trust expired: only new trust metadata is accepted"),
     (CLOCK, "clock: this host's clock and the store's differ by more than a minute"),

@@ -134,12 +134,12 @@ class Waiting:
     not_after: int
 
 
-def read_change_set(data: bytes, origin: str) -> tuple[Envelope, ChangeSet]:
-    """Rule 1, from the bytes of a request.
+def read_change_set(data: bytes) -> tuple[Envelope, ChangeSet]:
+    """Rule 1 but for the origin, from the bytes of a request.
 
     Raises:
         SyntaxInvalid: no envelope, or a payload of another spelling than canonical.
-        StatementInvalid: no change set, one out of form, or for another log.
+        StatementInvalid: no change set, or one out of form.
     """
     envelope = Envelope.decode(data)
     if envelope.payload_type != PAYLOAD_TYPE["change-set"]:
@@ -147,13 +147,11 @@ def read_change_set(data: bytes, origin: str) -> tuple[Envelope, ChangeSet]:
             f"envelope: expected {PAYLOAD_TYPE['change-set']}, found {envelope.payload_type[:80]!r}"
         )
     parse_canonical(envelope.payload, what="statement", max_bytes=MAX_LEAF_BYTES)
-    statement = ChangeSet.from_payload(envelope.payload)
-    check_origin(statement, origin)
-    return envelope, statement
+    return envelope, ChangeSet.from_payload(envelope.payload)
 
 
 def check_origin(statement: ChangeSet, origin: str) -> None:
-    """Refuse a set for another log, or for another epoch of this one.
+    """Rule 1's end: refuse a set for another log, or for another epoch of this one.
 
     Raises:
         StatementInvalid: naming both.

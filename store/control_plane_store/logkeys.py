@@ -36,7 +36,10 @@ class LogKeys:
         if not path.exists():
             path = self._folder / f"{name}.pem"
         if not path.exists():
-            raise NotFound(f"{path}: expected the log key of {log.origin}, found none")
+            raise NotFound(
+                f"{path}: expected the log key of {log.origin}, found none; bring the file back, or"
+                f" start with --without-key {log.environment} until an epoch names another key"
+            )
         signer = LogSigner(log.origin, load_private_key(path, self._passphrase))
         if signer.vkeys != list(log.vkeys):
             raise KeyFileRefused(

@@ -38,7 +38,6 @@ import heapq
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -51,22 +50,21 @@ from control_plane.errors import (
     KeyFileRefused,
     NotFound,
     Refused,
-    SyntaxInvalid,
     Unavailable,
 )
 from control_plane.log.checkpoint import Checkpoint, LogSigner
 from control_plane.log.envelope import PAYLOAD_TYPE, Envelope
 from control_plane.log.fold import Head
 from control_plane.log.leaf import Leaf
-from control_plane.log.merkle import EMPTY_ROOT, frontier_at, leaf_hash
+from control_plane.log.merkle import leaf_hash
 from control_plane.log.statements import ChangeSet, Key
-from control_plane.log.steps import judge
-from control_plane.names import MAX_SIGNATURES
 from control_plane.trust.state import LogIdentity, Policy
 from control_plane_store import epochs
 from control_plane_store.admission import Surroundings, Waiting, admit, check_origin, is_urgent
 from control_plane_store.audit import Audit
 from control_plane_store.database import Database
+from control_plane_store.gathering import gathered, keep_waiting
+from control_plane_store.soundness import check_grown, check_tree, policy_at_end
 from control_plane_store.transactions import Log, PendingRow, Snapshot, Transaction
 
 RENEW_SECONDS = 8.0
@@ -76,9 +74,6 @@ BATCH_JOBS = 64
 BATCH_SECONDS = 0.05
 MAX_WAITING_JOBS = 4_096
 MAX_WAITING_BYTES = 256 << 20
-MAX_PENDING_SETS = 1_000
-MAX_PENDING_A_KEY = 100
-"""So that one key holder cannot take the others' places."""
 RETRY_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
@@ -406,7 +401,7 @@ class Sequencer:
 
     def _note(self, transaction: Transaction, log: Log, policy: Policy, time_s: int) -> Log:
         """Sign the log's tree and store the checkpoint; the log with it."""
-        _check_grown(log)
+        check_grown(log)
         checkpoint = Checkpoint(log.origin, log.frontier.size, log.frontier.root())
         signer = self._signer(policy.log(log.environment))
         note = signer.sign_checkpoint(checkpoint, time_s)
@@ -567,24 +562,25 @@ class Sequencer:
         """One change set; everything that can refuse it comes before the first write."""
         position, transaction = batch.positions[environment], batch.transaction
         log, identity = position.log, envelope.identity
-        # An epoch may have begun since the set was read.
-        check_origin(statement, log.origin)
-        index = transaction.index_of_statement(log, identity)
+        # Whoever was not answered sends the same set again, also when an epoch has begun since.
+        meant = _log_meant(transaction, log, statement.origin)
+        index = transaction.index_of_statement(meant, identity)
         if index is not None:
-            generation = log.generation_of(index)
+            generation = meant.generation_of(index)
             if dry_run:
                 return Rehearsal(identity, generation)
             return Receipt(identity, generation, index, repeated=True)
+        check_origin(statement, log.origin)
         why = self.why_at_rest(environment)
         if why is not None:
             raise AtRest(f"{why}; its log is served as it stands and takes no change")
         around = self._surroundings(transaction, position)
         waiting = transaction.pending_envelope(log, identity)
-        envelope = _gathered(waiting, envelope, around.policy)
+        envelope = gathered(waiting, envelope, around.policy)
         found = admit(envelope, statement, around)
         if isinstance(found, Waiting):
             if not dry_run:
-                _keep_waiting(transaction, log, found, around.sequenced_at)
+                keep_waiting(transaction, log, found, around.sequenced_at)
                 return Pending(identity, found.threshold, found.found)
             return Rehearsal(identity, None, found.threshold, found.found)
         # A leaf past its bound is refused here, before anything is written.
@@ -695,9 +691,9 @@ class Sequencer:
         with self._database.read() as snapshot:
             newest = {log.environment: log for log in snapshot.logs()}
             for log in newest.values():
-                _check_tree(snapshot, log)
+                check_tree(snapshot, log)
             return {
-                environment: Position(log, _policy(snapshot, log))
+                environment: Position(log, policy_at_end(snapshot, log))
                 for environment, log in newest.items()
             }
 
@@ -728,49 +724,12 @@ def _settle(answers: _Answers) -> None:
             answer.set_result(result)
 
 
-def _gathered(waiting: bytes | None, envelope: Envelope, policy: Policy) -> Envelope:
-    """The envelope with the signatures that came before, except by keys revoked since."""
-    if waiting is None:
-        return envelope
-    known, given = policy.keys(), {each.key_id for each in envelope.signatures}
-    for signature in Envelope.decode(waiting).signatures:
-        if signature.key_id in known and signature.key_id not in given:
-            envelope = envelope.with_signature(signature)
-    if len(envelope.signatures) > MAX_SIGNATURES:
-        raise SyntaxInvalid(
-            f"envelope: expected at most {MAX_SIGNATURES} signatures with those that wait, found"
-            f" {len(envelope.signatures)}"
-        )
-    return envelope
-
-
-def _keep_waiting(transaction: Transaction, log: Log, found: Waiting, now_ms: int) -> None:
-    statement = found.envelope.identity
-    transaction.drop_late_pending(log, now_ms)
-    known = transaction.pending_envelope(log, statement) is not None
-    if not known and transaction.pending_count(log) >= MAX_PENDING_SETS:
-        raise Refused(
-            f"{log.environment}: expected at most {MAX_PENDING_SETS} change sets waiting for"
-            " signatures, found as many"
-        )
-    if not known:
-        _check_places(found.envelope, transaction.pending(log))
-    row = PendingRow(statement, found.envelope.encode(), found.threshold, found.found, now_ms)
-    transaction.keep_pending(log, row, not_after=found.not_after)
-
-
-def _check_places(envelope: Envelope, waiting: Sequence[PendingRow]) -> None:
-    if len(waiting) < MAX_PENDING_A_KEY:
-        return
-    signers = Counter(
-        each.key_id for row in waiting for each in Envelope.decode(row.envelope).signatures
-    )
-    for signature in envelope.signatures:
-        if signers[signature.key_id] >= MAX_PENDING_A_KEY:
-            raise Refused(
-                f"key {signature.key_id[:16]}: expected at most {MAX_PENDING_A_KEY} change sets"
-                " waiting with its signature, found as many"
-            )
+def _log_meant(snapshot: Snapshot, newest: Log, origin: str) -> Log:
+    """The epoch of this log that a set was signed for, else the newest."""
+    if origin == newest.origin:
+        return newest
+    epochs_here = snapshot.epochs(newest.environment)
+    return next((log for log in epochs_here if log.origin == origin), newest)
 
 
 def _standing(snapshot: Snapshot, log: Log) -> Receipt:
@@ -778,53 +737,3 @@ def _standing(snapshot: Snapshot, log: Log) -> Receipt:
     index, data = snapshot.leaves_of_type(log, PAYLOAD_TYPE["trust"])[-1]
     identity = Leaf.decode(data).envelope.identity
     return Receipt(identity, log.generation_of(index), index, repeated=True)
-
-
-def _policy(snapshot: Snapshot, newest: Log) -> Policy:
-    """The policy in force at the log's end: the fold of the trust entries of all its epochs."""
-    policy = None
-    for log in reversed(snapshot.epochs(newest.environment)):
-        for index, data in snapshot.leaves_of_type(log, PAYLOAD_TYPE["trust"]):
-            verdict = judge(
-                log.generation_of(index),
-                Leaf.decode(data),
-                origin=log.origin,
-                environment=log.environment,
-                policy=policy,
-                heads=_no_head,
-                blobs=lambda digest: snapshot.held_blob(newest.environment, digest),
-            )
-            policy = verdict.policy
-    if policy is None:
-        raise Forked(f"{newest.origin}: expected a trust entry first, found an empty log")
-    return policy
-
-
-def _check_tree(snapshot: Snapshot, log: Log) -> None:
-    """Refuse a database whose hashes, position and last checkpoint are not of one tree."""
-    size, reader = log.frontier.size, snapshot.hash_reader(log)
-    try:
-        same = frontier_at(size, reader) == log.frontier
-        signed = EMPTY_ROOT if not log.note_size else frontier_at(log.note_size, reader).root()
-    except LookupError:
-        same, signed = False, b""
-    if not same or snapshot.hashes(log, 0, size, size + 1):
-        raise Forked(f"{log.origin}: expected the hashes of {size} entries, found others")
-    if log.note and signed != log.note_root:
-        raise Forked(
-            f"{log.origin}: expected the tree signed at size {log.note_size}, found another;"
-            " was the database restored from a backup?"
-        )
-
-
-def _check_grown(log: Log) -> None:
-    size = log.frontier.size
-    if size < log.note_size or (size == log.note_size and log.frontier.root() != log.note_root):
-        raise Forked(
-            f"{log.origin}: expected to sign a tree that extends size {log.note_size}, found"
-            f" another of size {size}"
-        )
-
-
-def _no_head(_key: Key) -> None:
-    """Trust entries are judged without heads."""

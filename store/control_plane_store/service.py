@@ -176,9 +176,9 @@ class Store:
         token = self._token(request, "submit")
         data = await self._body(request, MAX_ENVELOPE_BYTES)
         sequencer = self._sequencer()
-        origin = sequencer.position(environment).log.origin
+        sequencer.position(environment)
         try:
-            envelope, statement = read_change_set(data, origin)
+            envelope, statement = read_change_set(data)
         except ControlPlaneError as error:
             if not dry_run:
                 line = refusal(self._now_ms(), environment, _name(token), error)

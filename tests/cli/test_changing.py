@@ -56,6 +56,22 @@ def test_a_dry_run_writes_nothing(cli: Cli, project: Any, write: Write, flag: Ma
     assert generation(cli, project) == before
 
 
+def test_what_is_probably_not_meant_is_said_and_published(
+    cli: Cli, project: Any, write: Write, flag: Make
+) -> None:
+    asking = flag("f_asking")
+    when = {"$flag": {"f_advised": "on"}, "$segment": "nobody_published"}
+    asking["metadata"]["rules"] = [{"name": "r", "when": when, "serve": "on"}]
+    ran = apply(cli, project, write(asking))
+    assert ran.code == 0
+    assert "advice: flag/f_asking: expected a flag that is published" in ran.err
+    assert "advice: flag/f_asking: expected a segment that is published" in ran.err
+    # What the environment holds is known, and a document that stands is not looked at again.
+    assert apply(cli, project, write(flag("f_advised"))).err == ""
+    asking["metadata"]["rules"][0]["when"] = {"$flag": {"f_advised": "on"}}
+    assert apply(cli, project, write(asking)).err == ""
+
+
 def test_many_documents_go_in_sets_of_250_or_in_one(
     cli: Cli, project: Any, write: Write, flag: Make, tmp_path: Path
 ) -> None:
@@ -79,8 +95,9 @@ def test_apply_does_not_undo_what_an_operator_switched_until_it_was_pulled(
     path.write_text(path.read_text().replace("default: 'off'", "default: 'on'"))
     refused = apply(cli, project, path)
     assert refused.code == 1
-    assert refused.err == (
-        "control-plane: flag f_switched (production): expected last change by apply, found"
+    assert (
+        refused.err
+        == "control-plane: flag f_switched (production): expected last change by apply, found"
         f" 'flag off' by author at generation {at}; run 'control-plane pull', or pass --take-over\n"
     )
     assert generation(cli, project) == at

@@ -40,6 +40,16 @@ def test_a_reason_that_is_an_error_keeps_the_errors_own_cure() -> None:
     assert (finding.said, finding.cure) == ("x: /r: expected a replica, found none", "start one")
 
 
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(("days", "state"), [(400, OK), (30, OK), (29, WRONG), (-1, WRONG)])
+def test_metadata_that_expires_within_a_month_is_wrong(days: int, state: str) -> None:
+    finding = only(examination.trusted("x", {"root": (1000 + days) * DAY_MS}, 1000 * DAY_MS))
+    assert finding.state == state
+    assert f"{days} days" in finding.said or "that it has expired" in finding.said
+
+
 @pytest.mark.parametrize(
     ("ahead_seconds", "state"),
     [(0.0, OK), (29.0, OK), (-31.0, WRONG), (3600.0, WRONG), (None, NOTE)],

@@ -118,6 +118,17 @@ def test_generations_begin_above_what_a_node_has_seen(governed: Any) -> None:
     assert told["continues"]["generation"] == 5_000_000 + GAP
 
 
+def test_what_an_earlier_epoch_let_in_rests_on_its_key_still(governed: Any) -> None:
+    kill(governed, "one")
+    governed.done("log", "new-epoch", "-e", "production")
+    governed.done("keys", "revoke", "author", "--reapprove", "--replace-with", "next")
+    history = governed.history()
+    (head,) = history.heads.values()
+    assert head.key_ids == (load_public(governed.private / "keys" / "next.pem").key_id,)
+    assert head.generation == history.position.generation > GAP
+    assert history.rejected == []
+
+
 def test_a_dry_run_and_too_few_keys_change_nothing(governed: Any, tmp_path: Path) -> None:
     keys = governed.private / "keys"
     names = sorted(keys.iterdir())

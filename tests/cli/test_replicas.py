@@ -124,7 +124,7 @@ def test_a_node_in_order_has_no_findings_to_cure(run: Cli, node: Any) -> None:
     assert (ran.code, ran.json["ok"]) == (0, True), ran.out
     checks = {finding["check"] for finding in ran.json["findings"]}
     assert checks == {
-        "clock", "limits", "mounts", "permissions", "replica", "space", "versions",
+        "clock", "limits", "mounts", "permissions", "replica", "space", "trust", "versions",
     }  # fmt: skip
     assert [each["cure"] for each in ran.json["findings"] if each["state"] == "wrong"] == []
 

@@ -137,6 +137,20 @@ def test_records_are_approved_again_with_digest_checksum_and_verb(peopled: Any) 
     assert id_of(peopled, "author") not in set(enrolment.policy().keys())
 
 
+def test_files_that_were_applied_stand_as_before_after_a_reapproval(
+    peopled: Any, tmp_path: Path
+) -> None:
+    """The verb is kept, so nothing asks for a pull, and another signature is no change."""
+    peopled.done("keys", "revoke", "author", "--reapprove", *by_second(peopled))
+    applied = ("apply", "-f", tmp_path / "documents", "-e", "production", *by_second(peopled))
+    before = peopled.history().position
+    peopled.done(*applied)
+    assert peopled.history().position.size == before.size
+    flag = tmp_path / "documents" / "f.yaml"
+    flag.write_text(flag.read_text().replace("default: 'off'", "default: 'on'"))
+    assert len(peopled.done(*applied)["changed"]) == 1
+
+
 def test_agents_and_tools_get_another_authors_signature_over_the_same_content(
     peopled: Any,
 ) -> None:
@@ -375,6 +389,24 @@ def test_a_record_that_two_others_approved_does_not_rest_on_the_third(
     refused = governed("keys", "revoke", "b", *where, "--reapprove", *both)
     assert refused.code == 1
     assert "production/*/*: expected 2 keys that may sign it without" in refused.err
+
+
+def test_a_waiting_set_goes_on_without_the_revoked_signature(governed: Any, tmp_path: Path) -> None:
+    made = persons(governed, tmp_path)
+    keys = {name: ("--key", made["keys"] / f"{name}.pem") for name in "abc"}
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({"kind": "flag", "name": "x", "metadata": {
+        "variants": {"on": True, "off": False}, "default": "off"}}))  # fmt: skip
+    waits = governed("apply", "-f", path, "-e", "production", *made["at"], *keys["c"])
+    assert "waits in the store" in waits.err
+    (waiting,) = governed.done("pending", "-e", "production", *made["at"])["pending"]
+    governed.done("keys", "revoke", "c", "--directory", made["folder"], *made["at"])
+    approve = ("approve", waiting["statement"][:16], "-e", "production", *made["at"])
+    first = governed(*approve, *keys["a"])
+    assert "expected 2 signatures, found 1" in first.err
+    assert governed(*approve, *keys["b"]).code == 0
+    listed = governed.done("list", "-e", "production", *made["at"])
+    assert "flag/x" in str(listed)
 
 
 def persons(governed: Any, tmp_path: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 from control_plane.publish.client import StoreClient
 from control_plane.publish.durable import write_over
 from control_plane.publish.keyfiles import load_public, load_signer, new_key
-from control_plane.publish.trust_changes import next_root
+from control_plane.publish.levelling import Levelling
+from control_plane.publish.trust_changes import next_root, next_targets
 from control_plane.publish.trustfolder import TrustFolder, write_trust
 from control_plane.trust import authoring
 from control_plane.trust.enrolment import Enrolment
@@ -133,6 +135,18 @@ def test_too_few_keys_are_told_in_a_line_and_nothing_changes(governed: Any, tmp_
     assert in_force(governed)["root"] == 3
 
 
+def test_the_next_root_needs_its_own_threshold_at_hand(governed: Any, tmp_path: Path) -> None:
+    for role in ("root", "targets"):
+        pub = new_key(tmp_path / f"ann-{role}.pem").public_path
+        ran = governed("keys", "rotate-root", "--role", role, "--add", pub, "--threshold", 2)
+        assert ran.code == 1
+        assert f"the next {role}: expected keys to sign with, 2 of " in ran.err
+    assert in_force(governed)["root"] == 1
+    pub = tmp_path / "ann-root.pem.pub"
+    governed.done("keys", "rotate-root", "--add", pub)  # one of the two is enough here
+    assert in_force(governed)["root"] == 2
+
+
 def test_a_threshold_out_of_reach_is_refused_with_its_cure(governed: Any) -> None:
     ran = governed("keys", "rotate-root", "--threshold", 2)
     assert ran.code == 1
@@ -154,6 +168,48 @@ def test_expiry_moves_without_other_keys(governed: Any) -> None:
         False, True,
     )  # fmt: skip
     assert in_force(governed)["root"] == 2
+
+
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_what_expired_together_is_renewed_together(governed: Any, role: str) -> None:
+    signers = {
+        name: load_signer(governed.private / "keys" / f"{name}.pem") for name in ("root", "targets")
+    }
+    token = (governed.private / "tokens" / "submit.token").read_text().strip()
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+    with StoreClient(governed.project.store, token) as client:
+        work = Levelling(client, governed.private / "trust", governed.private / "trust.json")
+        standing = work.look()
+        root = authoring.signed(next_root(standing.policy, expires=soon), [signers["root"]])
+        again = next_targets(standing.policy, expires=soon)
+        work.add(standing, root=root, targets=authoring.signed(again, [signers["targets"]]))
+        work.enrol()
+    time.sleep(3)
+    assert governed("kill", "x", "-e", "production").code == 6
+    names = sorted((governed.private / "keys").iterdir())
+    for other in (("keys", "revoke", "author", "--replace-with", "next"),
+                  ("log", "new-epoch", "-e", "staging", "--new-log-key")):  # fmt: skip
+        ran = governed(*other)
+        assert ran.code == 6
+        assert "run 'control-plane keys rotate-root --renew' first" in ran.err
+    assert sorted((governed.private / "keys").iterdir()) == names
+    governed.done("keys", "rotate-root", "--role", role, "--renew")
+    state = in_force(governed)
+    assert (state["root"], state["targets"]) == (3, 3)
+    governed.done("kill", "x", "-e", "production")
+
+
+def test_doctor_tells_what_expires_soon_and_what_to_run(governed: Any) -> None:
+    governed.start_node("live")
+    governed.done("keys", "rotate-root", "--renew", "--valid-days", 20)
+    governed.held("live", 2)
+    told = governed("doctor", "-e", "production", "--json").json["findings"]
+    (found,) = [each for each in told if each["check"] == "trust" and each["state"] == "wrong"]
+    assert "root metadata valid for 30 days, found 19 days" in found["found"]
+    governed.done(*found["cure"].split("'")[1].split()[1:])
+    governed.held("live", 3)
+    told = governed("doctor", "-e", "production", "--json").json["findings"]
+    assert {each["state"] for each in told if each["check"] == "trust"} == {"ok"}
 
 
 def test_a_dry_run_writes_nothing(governed: Any) -> None:

@@ -72,6 +72,29 @@ def test_a_first_read_loads_no_heavy_module(stocked: Any, use: str) -> None:
     assert not {name for name in modules if name.startswith("control_plane.registries")}
 
 
+def test_a_flag_of_flagds_loads_no_heavy_module_either() -> None:
+    modules = loaded(
+        "from control_plane.feature_flags.compile import VALUES, Compiler\n"
+        "split = {'fractional': [{'var': 'email'}, ['on', 1], ['off', 0]]}\n"
+        "asked = {'sem_ver': [{'var': 'version'}, '>', '1.0']}\n"
+        "flag = {'variants': {'on': True, 'off': False}, 'targeting': {'if': [asked, split]}}\n"
+        "answer = Compiler().compile('f', flag).bound(VALUES)\n"
+        "assert answer(None, None, {'version': '1.2', 'email': 'a'}) is True\n"
+    )
+    assert "control_plane.feature_flags.targeting_code" in modules
+    assert modules & (FORBIDDEN | {"datetime", "enum"}) == set()
+
+
+def test_a_flag_without_targeting_loads_nothing_of_flagds() -> None:
+    modules = loaded(
+        "from control_plane.feature_flags.compile import VALUES, Compiler\n"
+        "flag = {'variants': {'on': True, 'off': False}, 'default': 'on'}\n"
+        "assert Compiler().compile('f', flag).bound(VALUES) is True\n"
+    )
+    assert not {name for name in modules if "targeting" in name or "flagd" in name}
+    assert "mmh3" not in modules
+
+
 def test_an_agent_costs_a_json_parser_and_no_more(stocked: Any) -> None:
     modules = loaded(
         "from control_plane import ControlPlaneClient\n"

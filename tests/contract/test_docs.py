@@ -87,11 +87,11 @@ def usages() -> set[tuple[str, str]]:
     return {(verb, option) for verb, option in found if verb.split()[0] in VERBS}
 
 
-GROUPS = {"flag", "keys", "log", "replica", "schema", "segment", "store", "token"}
+GROUPS = {"flag", "import", "keys", "log", "replica", "schema", "segment", "store", "token"}
 VERBS = {
     "apply", "approve", "daemon", "delete", "demo", "diff", "doctor", "eval", "get", "history",
-    "init", "kill", "lint", "list", "pending", "promote", "pull", "revert", "sign", "status", "submit",
-    "unkill", "up", "verify",
+    "init", "kill", "lint", "list", "pending", "promote", "pull", "revert", "sign", "status",
+    "submit", "unkill", "up", "verify",
 } | GROUPS  # fmt: skip
 
 

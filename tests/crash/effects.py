@@ -12,6 +12,7 @@ other here; what a power cut takes is not shown by this.
 
 from __future__ import annotations
 
+import builtins
 import io
 import os
 import re
@@ -169,7 +170,7 @@ class Effects:
             return self.around(name, lambda: real_io(file, mode, *rest, **named))
 
         os.open = wrapped
-        io.open = wrapped_io
+        io.open = builtins.open = wrapped_io
 
     # SQLite
 

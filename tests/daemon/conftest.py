@@ -446,9 +446,10 @@ class Served:
         answer = {
             "format": 1, "epoch": log.epoch, "checkpoint": followed.batch.checkpoint,
             "first": size, "entries": list(followed.batch.leaves),
-            "blobs": dict(followed.blobs), "more": False,
+            "blobs": dict(followed.blobs), "more": followed.more,
         }  # fmt: skip
-        data: bytes = msgpack.packb(answer | changed)
+        proof = {"proof": list(followed.batch.proof)} if followed.batch.proof else {}
+        data: bytes = msgpack.packb(answer | proof | changed)
         return data
 
     async def answer_blob(self, request: web.Request) -> web.StreamResponse:

@@ -69,6 +69,9 @@ def ahead(log: Any, make_node: Any, flag: Any, tool: Any) -> Any:
     change = log.change(tool("2.0.0"))
     log.blobs.pop(change.digest)
     log.submit(change)
+    held = log.change(flag("moved", default="off", salt="held"))
+    log.blobs.pop(held.digest)
+    log.submit(held)
     node.follow()
     return node
 
@@ -88,7 +91,8 @@ def test_what_only_this_node_has_is_saved_with_its_values(
     assert values == {
         "config/app": {"kind": "config", "name": "app", "metadata": {"values": {"v": 1}}},
         "flag/gone": None,
-        "flag/moved": flag("moved", default="on"),
+        # Held as well: the document that is served still is another one.
+        "flag/moved": None,
         "kill/kept": {"variant": "off"},
         "tool/crm_tool c/stable": {"version": "1.2.0"},
         # Held: its head moved, and this node never had the bytes.
@@ -236,6 +240,18 @@ def test_a_fork_from_a_tree_shown_before_keeps_the_checkpoint_that_showed_it(
     node.follower.refuse(replace(followed, batch=batch), Forked("as raised"))
     evidence = Evidence.decode(node.table("log")[b"evidence"])
     assert (evidence.ours, evidence.theirs, evidence.proof) == (shown, lied, True)
+
+
+def test_a_new_node_keeps_the_checkpoint_it_was_enrolled_with_against_another_log(
+    log: Any, make_node: Any, flag: Any, command: Any
+) -> None:
+    log.put(flag())
+    node = make_node(enrolment=log.enrolment(2))
+    other = forked(log, flag, 2)
+    refuse(node, other.followed(0), Forked)
+    evidence = Evidence.decode(node.table("log")[b"evidence"])
+    assert (evidence.ours, evidence.theirs) == (log.checkpoint(), other.checkpoint())
+    assert evidence.weight(log.log.vkeys) == PROOF
 
 
 def test_what_the_log_did_not_sign_proves_nothing(

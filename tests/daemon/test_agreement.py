@@ -108,3 +108,34 @@ def test_live_late_and_restarted_nodes_agree_byte_for_byte(
     for node in (restarted, late, parts, lazy):
         node.close()
         assert verify(str(node.folder)).problems == ()
+
+
+@settings(RELAXED, max_examples=25)
+@given(
+    chapters=st.lists(st.lists(STEPS, max_size=5), min_size=2, max_size=4), part=st.integers(2, 5)
+)
+def test_live_late_and_restarted_nodes_agree_through_epochs(
+    make_log: Any, make_node: Any, act: Any, chapters: list[list[Any]], part: int
+) -> None:
+    log, number = make_log(), next(numbers)
+    live = make_node(f"live {number}", of=log)
+    parts = make_node(f"parts {number}", of=log)
+    for chapter, steps in enumerate(chapters):
+        if chapter:
+            log = parts.log = live.log = log.next_epoch(epoch=log.epoch + 1 + chapter % 2)
+        for step in steps:
+            act(log, step)
+        live.follow()
+        if chapter % 2:
+            live = make_node(f"live {number}", of=log)
+    parts.follow(part)
+    late = make_node(f"late {number}", of=log, enrolment=log.enrolment())
+    late.follow()
+    for node in (live, late, parts):
+        assert node.table("heads") == heads(log)
+        assert node.follower.position == live.follower.position
+        assert node.records() == live.records()
+        assert sorted(node.follower.held) == sorted(live.follower.held)
+    for node in (live, late, parts):
+        node.close()
+        assert verify(str(node.folder)).problems == ()

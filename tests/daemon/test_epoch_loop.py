@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from control_plane.replica.evidence import Evidence, consent_path, read_consent, write_consent
 from control_plane.replica.header import CLASS_REVISIONS, GENERATION, REVISION, STATE, map_header
@@ -119,12 +121,16 @@ async def test_consent_is_followed_and_what_was_shown_stays_readable_until_the_s
     before = {word: old[8 * word] for word in (REVISION, *CLASS_REVISIONS)}
     write_consent(ahead.folder, "a/production/3")
     await ahead.until(lambda: "found 'a/production/3'; it is ignored" in caplog.text)
-    assert ahead.word(GENERATION) == 5
+    asked = len(served.asked)
+    await ahead.until(lambda: len(served.asked) > asked + 4)
+    assert (ahead.word(GENERATION), "accepted;" in caplog.text) == (5, False)
     write_consent(ahead.folder, second.origin)
     await ahead.reach(second.generation)
     await ahead.until(lambda: not ahead.word(STATE) & REJECTED)
     assert all(ahead.word(word) > before[word] for word in before)
     assert not consent_path(ahead.folder).exists()
+    # Written, too: this reads everything from the last commit again.
+    await ahead.loop._on_thread(ahead.loop.follower.forget)
     assert ahead.loop.follower.evidence == evidence
     assert ahead.loop.follower.position.origin == second.origin
     assert ahead.ready == [("production", 5)]
@@ -152,6 +158,34 @@ async def test_a_rebuild_that_never_comes_to_the_new_epoch_is_not_shown(
     assert read_consent(ahead.folder) == second.origin
 
 
+async def test_a_store_that_loses_the_epoch_again_takes_nothing_from_readers(
+    ahead: Any, served: Any, caplog: Any, monkeypatch: Any
+) -> None:
+    backup, second = served.log, served.log.next_epoch(generation=(1 << 20) + 5)
+    served.log = second
+    read_again = ahead.loop._read_again
+
+    def losing(**options: Any) -> None:
+        read_again(**options)
+        served.log = backup
+
+    monkeypatch.setattr(ahead.loop, "_read_again", losing)
+    await ahead.until(lambda: "accept-epoch" in caplog.text)
+    write_consent(ahead.folder, second.origin)
+    await ahead.until(lambda: "reading the log again" in caplog.text)
+    await ahead.until(lambda: ahead.loop.follower.position.size == 3)
+    await ahead.until(lambda: ahead.loop.follower.at_end)
+    asked = len(served.asked)
+    await asyncio.sleep(0.3)
+    # At the end of three entries, which no reader sees; and the store is not asked in a circle.
+    assert len(served.asked) - asked <= 4
+    assert ahead.loop.follower.position.size == 3
+    assert (ahead.word(GENERATION), ahead.word(STATE) & REJECTED) == (5, REJECTED)
+    served.log = second
+    served.moved.set()
+    await ahead.reach(second.generation)
+
+
 async def test_consent_that_was_followed_before_a_crash_is_taken_away(
     served: Any, running: Any, log: Any, flag: Any
 ) -> None:
@@ -161,3 +195,43 @@ async def test_consent_that_was_followed_before_a_crash_is_taken_away(
         write_consent(node.folder, second.origin)
     async with running(served) as node:
         assert read_consent(node.folder) is None
+
+
+async def test_a_node_that_is_behind_comes_to_the_end_that_root_names(
+    served: Any, running: Any, log: Any, flag: Any, caplog: Any
+) -> None:
+    for number in range(6):
+        log.put(flag(f"f{number}"))
+    second = restored(log, 5).next_epoch()
+
+    def answer(request: Any) -> web.Response:
+        # Three entries of the seven it was shown; then the store is put back to five.
+        whole = log.followed
+        log.followed = lambda size, **options: whole(size, limit=3, **options)
+        first = web.Response(body=served.packed(0))
+        served.log, served.follow = second, None
+        return first
+
+    served.follow = answer
+    async with running(served) as node:
+        await node.reach(second.generation)
+        assert node.loop.follower.position.origin == second.origin
+        assert not node.word(STATE) & REJECTED
+    assert "batch refused: a/production/1: expected a size of at least 7" in caplog.text
+    assert "accept-epoch" not in caplog.text
+
+
+async def test_an_epoch_that_contradicts_the_fold_stops_the_loop_and_leaves_the_old_one(
+    served: Any, running: Any, log: Any, flag: Any, caplog: Any
+) -> None:
+    log.put(flag())
+    lying = log.copy()
+    lying.heads.clear()
+    async with running(served) as node:
+        await node.reach(2)
+        served.log = lying.next_epoch()
+        served.moved.set()
+        await node.until(lambda: "the last good values stay" in caplog.text)
+        assert node.word(GENERATION) == 2
+        assert node.loop.follower.position.origin == "a/production/1"
+    assert "expected the snapshot" in caplog.text

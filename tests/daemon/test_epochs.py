@@ -456,6 +456,34 @@ def test_a_new_node_fetches_what_an_old_epoch_needs_and_leaves_what_was_deleted(
     assert (node.follower.held, node.record(PILOT).status) == ({}, SERVED)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_blob_superseded_in_the_next_epoch_keeps_nothing_else_of_its_set_from_being_served(
+    log: Any, make_node: Any, flag: Any, restarted: bool
+) -> None:
+    gone = log.change(flag("gone"))
+    log.submit(gone, log.change(flag("stays", default="on")))
+    second = log.next_epoch()
+    second.put(flag("gone", default="on"))
+    second.deleted.add(gone.digest)
+    second.earlier[1].deleted.add(gone.digest)
+    node = make_node(of=second, enrolment=log.enrolment())
+    node.log = log
+    node.follow(blobs=False)
+    assert list(node.follower.held) == [2]
+    if restarted:
+        node = make_node(of=second, enrolment=log.enrolment())
+    node.log = second
+    node.follow(blobs=False)
+    assert at_end(node, second)
+    assert not node.follower.held
+    assert node.record(record_key(FLAG, "stays")).status == SERVED
+    live = make_node("live", of=second, enrolment=log.enrolment())
+    second.deleted.clear()
+    log.deleted.clear()
+    live.follow()
+    assert node.records() == live.records()
+
+
 # An epoch that leaves what is held
 
 
@@ -582,6 +610,13 @@ def test_checkpoints_need_the_witnesses_that_root_asks_for(
     assert node.follower.position.origin == second.origin
     with pytest.raises(SignatureInvalid, match="found 0"):
         node.follower.check(second.followed(3))
+    with pytest.raises(SignatureInvalid, match="found 0"):
+        make_node("new", of=second, enrolment=second.enrolment())
+    enrolment = replace(second.enrolment(), checkpoints={"production": signed})
+    new = make_node("new", of=second, enrolment=enrolment)
+    new.take(log.followed(0))
+    new.begin(good)
+    assert at_end(new, second)
 
 
 def cosigned(private: Any, key: Any, note: Any, time_s: int) -> bytes:

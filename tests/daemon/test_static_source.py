@@ -462,6 +462,28 @@ async def test_a_later_epoch_is_found_a_minute_after_the_last_renewal_and_not_be
     assert time.seconds == 90.0
 
 
+async def test_a_node_ahead_of_where_an_epoch_ended_hears_of_the_next_and_of_no_rollback(
+    files: Files, source: StaticSource, log: Any, time: Time
+) -> None:
+    log.kill("kept")
+    log.kill("lost")
+    files.lay_out(log)
+    await source.follow(1, 3, 0)
+    files.lay_out(log, 2)
+    files.begin_epoch(log, 2)
+    files.asked.clear()
+    # As the loop does while it waits for consent; the files are looked for once.
+    for _ in range(4):
+        with pytest.raises(EpochMoved) as moved:
+            await source.follow(1, 3, 20)
+        assert moved.value.epoch == 2
+        time.seconds += 2.0
+    assert files.asked.count("/production/2/checkpoint") == 1
+    shutil.rmtree(files.folder / "production" / "2")
+    time.seconds += 10.0
+    assert (await source.follow(1, 3, 20)).batch.checkpoint == log.checkpoint(2)
+
+
 async def test_what_is_no_checkpoint_of_that_epoch_is_no_later_epoch(
     files: Files, source: StaticSource, log: Any, time: Time
 ) -> None:
@@ -570,6 +592,16 @@ class Exported:
         assert generation is not None
         return generation
 
+    def begin_epoch(self) -> None:
+        """Let the log go on in a new epoch."""
+        folder = self.folder
+        _run(
+            "log", "new-epoch", "-e", "production", "--directory", folder,
+            "--enrolment", folder / "trust.json", "--store", self.url,
+            "--token-file", folder / "tokens" / "submit.token",
+            "--key", folder / "keys" / "root.pem",
+        )  # fmt: skip
+
     def export(self) -> None:
         enrolment = Enrolment.decode((self.folder / "trust.json").read_bytes())
         with StoreClient(self.url, self.token("follow")) as client:
@@ -642,3 +674,24 @@ def test_a_file_server_that_dies_and_comes_back_is_followed_again(
             with file_server(exported.www, port):
                 client.wait_for(generation, timeout_seconds=20)
                 assert not client.is_enabled("lasting")
+
+
+def test_a_new_node_reads_a_log_through_its_epochs_from_plain_files(
+    exported: Exported, tmp_path: Path, flag: Any
+) -> None:
+    exported.publish(lambda change: change.put(flag("early", default="on")))
+    first = (exported.folder / "trust.json").read_bytes()
+    exported.begin_epoch()
+    generation = exported.publish(lambda change: change.put(flag("late", default="on")))
+    exported.export()
+    # Enrolled before there was a second epoch.
+    (exported.folder / "trust.json").write_bytes(first)
+    with (
+        file_server(exported.www) as port,
+        exported.daemon(f"http://127.0.0.1:{port}", tmp_path),
+        ControlPlaneClient(str(tmp_path), "production") as client,
+    ):
+        client.wait_for(generation, timeout_seconds=20)
+        assert client.is_enabled("early")
+        assert client.is_enabled("late")
+    assert generation > 1 << 20

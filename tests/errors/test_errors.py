@@ -243,6 +243,14 @@ def a_port_in_use(desk: Any) -> str:
     return str(ran)
 
 
+def an_epoch_that_nobody_offered(desk: Any) -> str:
+    return str(desk.ran("replica", "accept-epoch", "-e", "production"))
+
+
+def a_fork_that_nobody_saw(desk: Any) -> str:
+    return str(desk.ran("log", "prove-fork", "-e", "production"))
+
+
 def a_second_daemon(desk: Any) -> str:
     daemon = (
         "daemon", "--store", desk.project.store, "-e", "production",
@@ -277,7 +285,8 @@ MISTAKES = (
     a_file_that_is_no_token, an_unknown_token, a_token_that_may_only_follow, a_token_in_the_clear,
     a_clock_that_is_ahead, a_conflict, a_flag_that_was_switched_off,
     a_changed_version, a_deletion_without_version, a_generation_that_never_was,
-    a_store_that_is_down, a_port_in_use, a_second_daemon, a_missing_extra,
+    a_store_that_is_down, a_port_in_use, an_epoch_that_nobody_offered,
+    a_fork_that_nobody_saw, a_second_daemon, a_missing_extra,
 )  # fmt: skip
 
 

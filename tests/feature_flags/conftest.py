@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,3 +121,11 @@ def node(publisher: Publisher, tmp_path: Path) -> Iterator[Node]:
     node = Node(publisher, tmp_path)
     yield node
     node.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the tags of flagd's scenarios, which become marks."""
+    suite = Path(__file__).parents[3] / "shared" / "conformance" / "flagd-evaluator"
+    texts = (file.read_text(encoding="utf-8") for file in suite.glob("*.feature"))
+    for tag in {tag for text in texts for tag in re.findall(r"@([\w-]+)", text)}:
+        config.addinivalue_line("markers", f"{tag}: a tag of flagd's scenarios")

@@ -505,6 +505,13 @@ def deep(depth: int) -> dict[str, Any]:
     return found
 
 
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found, "pro"]
+    return found
+
+
 FOREIGN: dict[str, Callable[[], Any]] = {
     "raises when compared": Raises,
     "raises when asked its class": Pretends,
@@ -514,6 +521,8 @@ FOREIGN: dict[str, Callable[[], Any]] = {
     "huge int": lambda: 10**5000,
     "ellipsis": lambda: Ellipsis,
     "function": lambda: deep,
+    "a million texts": lambda: ["x"] * 1_000_000,
+    "deep list": lambda: nested(5000),
 }
 RULES = [
     {"name": "equal", "when": {"plan": "pro"}, "serve": "on"},
@@ -525,6 +534,19 @@ RULES = [
         "by": "plan",
         "serve": [{"variant": "on", "weight": 1}, {"variant": "off", "weight": 1}],
     },
+]
+RULES += [
+    {"name": word, "when": {"plan": {word: operand}, "user.deep": {"present": True}}, "serve": "on"}
+    for word, operand in {
+        "not_in": ["a", 1, True],
+        "gt": 3,
+        "lte": 2.5,
+        "starts_with": "x",
+        "ends_with": ["y", "z"],
+        "contains": "pro",
+        "semver": {"gte": "1.0.0"},
+        "before": "2026-06-01T12:00:00Z",
+    }.items()
 ]
 FLAG_OF_RULES = {
     "variants": {"on": True, "off": False},

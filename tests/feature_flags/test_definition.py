@@ -38,6 +38,48 @@ GOOD: dict[str, Any] = {
     "bucketing": "xxh3-v1",
     "salt": "pepper",
 }
+WORDS: dict[str, Any] = {
+    "name": "words",
+    "from": "2026-01-01T00:00:00Z",
+    "until": "2026-02-01T00:00:00.5+01:00",
+    "salt": "words-2",
+    "when": {
+        "plan": {"in": ["pro", 1], "not_in": [True]},
+        "age": {"gt": 1, "gte": 2, "lt": 80.5, "lte": 80},
+        "mail": {"starts_with": "a", "ends_with": [".org", ".com"], "contains": "@"},
+        "version": {"semver": {"eq": "1.0.0", "gte": "1.0.0-rc.1", "lt": "2.0.0+build"}},
+        "born": {"before": "2026-01-01T00:00:00Z", "after": "1970-01-01T00:00:00Z"},
+        "city": {"present": True},
+        "$segment": "beta",
+        "$flag": {"base": "on", "other": ["a", "b"]},
+        "$not": {"country": "DE"},
+        "$any": [{"a": 1}, {"$all": [{"b": 2}, {"$not": {"c": 3}}]}],
+        "$all": [{"d": 4}],
+    },
+    "serve": "on",
+}
+GOOD["rules"].append(WORDS)
+# Places inside the rule of every word, and what each of them refuses.
+BROKEN_WORDS: dict[tuple[str | int, ...], list[Any]] = {
+    ("from",): ["2026-01-01", "2026-01-01T00:00:00", 0, None, "2026-13-01T00:00:00Z"],
+    ("until",): ["2025-01-01T00:00:00Z", WORDS["from"], "soon"],
+    ("salt",): ["", 7],
+    ("when", "plan", "in"): [None, "pro", [None], [[1]], {}],
+    ("when", "plan", "not_in"): [None, "pro", [{}]],
+    ("when", "age", "gt"): ["1", True, None, [1]],
+    ("when", "age", "lte"): ["1", False],
+    ("when", "mail", "starts_with"): ["", [], [""], 1, None, ["a", 1]],
+    ("when", "mail", "contains"): ["", {}, "\ud800"],
+    ("when", "version", "semver"): [{}, ">=1.0.0", {"ge": "1.0.0"}, {"eq": "1.0"}, {"eq": 1.0}],
+    ("when", "born", "before"): ["2026-01-01", "2026-01-01 00:00", 0, "2026-W01-1T00:00:00Z"],
+    ("when", "city", "present"): ["yes", 1, None],
+    ("when", "city"): [{}, {"matches": ".*"}, None, ["x"]],
+    ("when", "$segment"): [["beta"], "", None],
+    ("when", "$flag"): [{}, "base", {"base": []}, {"base": True}, {"": "on"}, {"base": [1]}],
+    ("when", "$not"): [{}, [], None, {"$not": {}}],
+    ("when", "$any"): [{}, [], [{}], [None], [{"a": None}]],
+    ("when", "$most"): [[{"a": 1}]],
+}
 
 CHANGES: list[tuple[tuple[str | int, ...], Any]] = [
     (("variants",), {"on": True}),
@@ -45,7 +87,7 @@ CHANGES: list[tuple[tuple[str | int, ...], Any]] = [
     (("variants", "off"), 0),
     (("variants", "off"), None),
     (("default",), "maybe"),
-    (("default",), None),
+    (("default",), 7),
     (("disabled",), "maybe"),
     (("enabled",), "yes"),
     (("enabled",), 1),
@@ -69,7 +111,6 @@ CHANGES: list[tuple[tuple[str | int, ...], Any]] = [
     (("rules", 0, "when", "plan", "in", 0), None),
     (("rules", 0, "when", "plan", "matches"), ".*"),
     (("rules", 0, "when", "$segment"), ["beta"]),
-    (("rules", 0, "when", "$any"), []),
     (("rules", 0, "when", ".".join("abcdefghijklmnopq")), 1),
     (("rules", 1, "by"), "$segment"),
     (("rules", 1, "serve", 0, "weight"), -1),
@@ -108,6 +149,25 @@ def test_what_breaks_a_rule_is_refused_with_its_place(
     depth = min(len(path), len(refused.value.path))
     assert refused.value.path[:depth] == path[:depth]
     assert str(refused.value).startswith(".".join(map(str, refused.value.path)) + ": expected ")
+
+
+@pytest.mark.parametrize("place", BROKEN_WORDS, ids=lambda place: ".".join(map(str, place)))
+def test_what_breaks_a_word_is_refused_with_its_place(place: tuple[str | int, ...]) -> None:
+    path = "rules", GOOD["rules"].index(WORDS), *place
+    for value in BROKEN_WORDS[place]:
+        with pytest.raises(ManifestInvalid) as refused:
+            check_flag(changed(path, value))
+        assert refused.value.path[: len(path)] == path, value
+        assert str(refused.value).startswith(".".join(map(str, refused.value.path)) + ": expected ")
+
+
+def test_conditions_nest_sixteen_deep_and_no_deeper() -> None:
+    when: dict[str, Any] = {"a": 1}
+    for _ in range(16):
+        when = {"$not": when}
+    check_flag(changed(("rules", 0, "when"), when))
+    with pytest.raises(ManifestInvalid, match="nested at most 16 deep"):
+        check_flag(changed(("rules", 0, "when"), {"$any": [when]}))
 
 
 @pytest.mark.parametrize("weights", [(0, 0), (1 << 30, 1 << 30), (1 << 31, 0)])

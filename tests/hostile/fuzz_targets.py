@@ -172,8 +172,7 @@ def _log_targets() -> dict[str, Target]:
     return {
         **{f"statement {name}": Target(say(name), [payloads[name]], "json") for name in STATEMENTS},
         "envelope": Target(Envelope.decode, [envelope.encode()], "json"),
-        "submission": Target(lambda data: read_change_set(data, ORIGIN),
-                             [envelope.encode()], "json"),
+        "submission": Target(read_change_set, [envelope.encode()], "json"),
         "trust offer": Target(
             read_named,
             [canonical({"format": 1, "root": [DIGEST, "0" * 64], "targets": DIGEST})], "json"),

@@ -274,6 +274,26 @@ async def test_what_waited_for_signatures_is_dropped_and_told(served: Any) -> No
     assert (late.status, late.body["code"]) == (400, "statement_invalid")
 
 
+async def test_a_set_of_an_earlier_epoch_is_answered_with_where_it_stands(served: Any) -> None:
+    kit = served.installation
+    data = kit.flag()
+    await served.put_blob(data)
+    envelope = kit.envelope(kit.put(data))
+    first = await served.submit(envelope)
+    await begin(served)
+    await begin(served)
+    before = await served.standing()
+    # Its author was not answered, and sends the same bytes again.
+    again = await served.submit(envelope)
+    assert (again.status, again.body) == (200, first.body)
+    dry = await served.submit(envelope, dry_run=True)
+    assert (dry.status, dry.body["generation"]) == (200, first.body["generation"])
+    other = kit.envelope(kit.put(data), reason="other", origin="test/production/1")
+    refused = await served.submit(other)
+    assert (refused.status, refused.body["code"]) == (400, "statement_invalid")
+    assert await served.standing() == before
+
+
 async def test_other_environments_stay_as_they_are(lived_in: Any) -> None:
     before = await lived_in.standing("staging")
     await begin(lived_in)

@@ -169,9 +169,9 @@ def test_an_epoch_may_have_a_key_of_its_own_beside_the_old_one(place: Place) -> 
 
 def test_a_lost_log_key_is_mended_by_an_epoch_with_another(place: Place) -> None:
     (place.keys / "log-production.pem").unlink()
-    assert "expected the log key of hello/production/1, found none" in place.refused(
-        place.arguments()
-    )
+    said = place.refused(place.arguments())
+    assert "expected the log key of hello/production/1, found none" in said
+    assert "--without-key production" in said
     key = new_key(place.keys / "log-production.2.pem", "log-production.2")
     place.sign_root("production", "staging", key=key.public, generation=GAP)
     with place.running(place.with_trust()) as client:

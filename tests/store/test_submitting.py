@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-import control_plane_store.sequencer as sequencer_module
 from control_plane.log.canonical import canonical, sha256_hex
 from control_plane.log.envelope import Envelope
 from control_plane.log.statements import Change, ChangesBlob, ChangeSet, change_set
+from control_plane_store import gathering
 
 
 def config(pool: int = 5) -> bytes:
@@ -395,7 +395,7 @@ async def test_without_a_known_keys_signature_no_change_list_is_read(served: Any
 async def test_one_key_cannot_take_all_places_of_waiting_sets(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sequencer_module, "MAX_PENDING_A_KEY", 3)
+    monkeypatch.setattr(gathering, "MAX_PENDING_A_KEY", 3)
     kit = served.installation
     sets = [document(f"c{number}") for number in range(4)]
     for data in sets:

@@ -49,7 +49,7 @@ def says(client: ControlPlaneClient, word: str) -> bool:
 
 
 @pytest.fixture
-def start(install: Any, root: Path) -> Iterator[Callable[[str], tuple[Any, ControlPlaneClient]]]:
+def start(root: Path, install: Any) -> Iterator[Callable[[str], tuple[Any, ControlPlaneClient]]]:
     """Start an installation with one clock to set, and a client that shows its first change."""
     opened: list[ControlPlaneClient] = []
 

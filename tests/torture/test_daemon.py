@@ -5,7 +5,7 @@
 | a disk too small for the next changes              | clients read the last good numbers, health |
 |                                                    | says disk; with room the daemon catches up |
 | random bytes in the stopped daemon's database      | the log says so; clients follow the swap   |
-| header, database or folder removed, daemon running | the same, with the next change             |
+| header, database or folder removed, daemon running | the same, with no change to wait for       |
 | a read-only folder at the start                    | the daemon ends with one line, clients read|
 | the daemon killed or stopped every few seconds     | every change arrives, none torn or stale   |
 | a second daemon, a second store                    | refused, the holder named; the first go on |
@@ -36,7 +36,10 @@ PATIENCE_SECONDS = 30.0
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A replica root that other users can reach."""
+    """A replica root that other users can reach.
+
+    Ask for it before ``install``: a daemon that runs makes anew what is taken away under it.
+    """
     path = Path(tempfile.mkdtemp(prefix="root"))
     path.chmod(0o755)
     yield path
@@ -72,7 +75,7 @@ def said(installation: Any) -> str:
     return text
 
 
-def test_a_full_disk_is_told_and_caught_up_with(install: Any, mount: Any, open_client: Any) -> None:
+def test_a_full_disk_is_told_and_caught_up_with(mount: Any, install: Any, open_client: Any) -> None:
     root = mount("-t", "tmpfs", "-o", "size=6m", "none")
     installation = install(root)
     daemon = installation.start_daemon()
@@ -94,7 +97,7 @@ def test_a_full_disk_is_told_and_caught_up_with(install: Any, mount: Any, open_c
 
 
 def test_a_damaged_database_is_rebuilt_under_clients_that_read(
-    install: Any, root: Path, open_client: Any
+    root: Path, install: Any, open_client: Any
 ) -> None:
     installation = install(root)
     daemon = installation.start_daemon()
@@ -121,7 +124,7 @@ def test_a_damaged_database_is_rebuilt_under_clients_that_read(
 
 @pytest.mark.parametrize("name", ["header", "data.mdb", "."])
 def test_what_is_removed_under_the_daemon_is_rebuilt(
-    install: Any, root: Path, open_client: Any, name: str
+    root: Path, install: Any, open_client: Any, name: str
 ) -> None:
     installation = install(root)
     daemon = installation.start_daemon()
@@ -134,6 +137,8 @@ def test_what_is_removed_under_the_daemon_is_rebuilt(
     else:
         path.unlink()
     assert shown(client) == {1}
+    until(lambda: "rebuilt beside it" in said(installation))
+    assert shown(client) == {1}
     installation.publish(2)
     # Those who had the replica open, and those who come after.
     until(lambda: shown(client) == {2})
@@ -143,7 +148,7 @@ def test_what_is_removed_under_the_daemon_is_rebuilt(
 
 
 def test_a_read_only_folder_ends_the_daemon_and_no_client(
-    install: Any, mount: Any, root: Path, open_client: Any
+    mount: Any, root: Path, install: Any, open_client: Any
 ) -> None:
     installation = install(root)
     daemon = installation.start_daemon()
@@ -196,7 +201,7 @@ class Restarted:
 
 
 @pytest.fixture
-def restarted(install: Any, race: Any) -> Iterator[Restarted]:
+def restarted(race: Any, install: Any) -> Iterator[Restarted]:
     restarted = Restarted(install(race.root), race)
     yield restarted
     restarted.client.close()
@@ -248,7 +253,7 @@ def refused(arguments: list[str]) -> str:
 
 
 def test_a_second_daemon_and_a_second_store_are_refused_and_nothing_stops(
-    install: Any, root: Path, open_client: Any
+    root: Path, install: Any, open_client: Any
 ) -> None:
     installation = install(root)
     daemon = installation.start_daemon()

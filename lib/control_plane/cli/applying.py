@@ -72,8 +72,10 @@ def apply(
 
     Large sets go in steps of 250 changes; --atomic makes one. A record last changed by another
     verb, such as 'flag off', is not written over unless 'pull' has seen it or --take-over is given.
+    What is allowed and probably not meant is said on stderr, as 'lint' does, and published.
     """
     from control_plane.cli.files import read_documents
+    from control_plane.cli.linting import advise
 
     found = settings(**given)
     documents = read_documents(files)
@@ -83,6 +85,11 @@ def apply(
     ):
         proposal = propose(author, documents, environment, reason, None if no_activate else channel)
         comparison = author.compare(proposal)
+        changed = {_reference(change.key) for change in comparison.changes}
+        for each in advise(
+            author, environment, [item for item in documents if item.reference in changed], files
+        ):
+            click.echo(f"advice: {each}", err=True)
         if not take_over:
             for sentence in taken_over(found, environment, documents, comparison).values():
                 raise Refused(sentence)

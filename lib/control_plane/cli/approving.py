@@ -155,7 +155,10 @@ def write_change(path: Path, change: SignedChange) -> None:
 def _approve_pending(found: Settings, environment: str, prefix: str, as_json: bool) -> None:
     with publisher(found) as approver:
         waiting = _waiting(approver.store, environment, prefix)
-        signed = _approved(found, waiting)
+        # Ours alone: the store has the others, and drops those of keys that were revoked since,
+        # for which it would refuse the whole set if it came from here.
+        bare = replace(waiting, envelope=replace(waiting.envelope, signatures=()))
+        signed = _approved(found, bare)
         submission = approver.send(signed)
     _print_approved(signed, as_json, f"generation {submission.generation}", submission.generation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -101,7 +102,35 @@ def _replica(root: Path, environment: str) -> Iterator[Finding]:
         yield from examination.space(folder, shutil.disk_usage(folder).free, data_bytes)
     with ControlPlaneClient(str(root), environment) as client:
         health = client.health()
+    if data_bytes:
+        yield from examination.trusted(environment, _expiries(folder), time.time_ns() // 1_000_000)
     yield from examination.served(environment, health.generation, health.reasons)
+
+
+def _expiries(folder: Path) -> dict[str, int]:
+    """When the metadata that a replica holds expire; none where it cannot be read."""
+    from control_plane.replica.evidence import ROOT, TARGETS
+    from control_plane.replica.reader import open_replica
+    from control_plane.replica.source import current_folder
+    from control_plane.trust.metadata import read_root, read_targets
+
+    try:
+        replica = open_replica(current_folder(str(folder)))
+        try:
+            database = replica.database("log")
+            with replica.view() as view:
+                stored = dict(view.scan(b"", database=database))
+        finally:
+            replica.close()
+        if ROOT not in stored or TARGETS not in stored:
+            return {}
+        expires = {
+            "root": read_root(stored[ROOT]).metadata.signed.expires,
+            "targets": read_targets(stored[TARGETS]).metadata.signed.expires,
+        }
+    except ControlPlaneError:
+        return {}  # the other findings say what is wrong with it
+    return {role: int(moment.timestamp() * 1000) for role, moment in expires.items()}
 
 
 def _secrets(found: Settings) -> list[Path]:
@@ -139,7 +168,6 @@ def _mounts() -> list[Any]:
 
 def _ahead_seconds(found: Settings, environment: str) -> float | None:
     """How far this host's clock is before the Date header of the store's answer."""
-    import time
     from email.utils import parsedate_to_datetime
 
     from control_plane.publish.client import StoreClient

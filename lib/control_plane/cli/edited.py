@@ -355,9 +355,11 @@ class _Author:
         if text[0] not in "{[" or not isinstance(new, type(old)):
             return inline(new)
         spans = [
-            (pair[0].start_mark.index - start, pair[1].end_mark.index - start)
-            if isinstance(pair, tuple)
-            else (pair.start_mark.index - start, pair.end_mark.index - start)
+            (
+                (pair[0].start_mark.index - start, pair[1].end_mark.index - start)
+                if isinstance(pair, tuple)
+                else (pair.start_mark.index - start, pair.end_mark.index - start)
+            )
             for pair in node.value
         ]
         if isinstance(old, dict):

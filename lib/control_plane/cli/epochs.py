@@ -15,8 +15,10 @@ import click
 from control_plane.cli.governing import (
     Desk,
     desk,
+    expiry_of,
     governing_options,
     new_expiry,
+    require_valid,
     told_trust,
     valid_days_option,
 )
@@ -229,6 +231,7 @@ class _NewEpoch:
         from control_plane.publish.trust_changes import check_signers, role_of
 
         policy = standing.policy
+        require_valid(policy, "targets")
         key_ids, threshold = role_of(policy, "root")
         signers = self._at.signers(self._named, key_ids)
         check_signers(f"root version {policy.root_version}", key_ids, threshold, set(signers))
@@ -237,11 +240,10 @@ class _NewEpoch:
     def _root(self, standing: Standing, log: LogIdentity, signers: list[KeySigner]) -> bytes:
         from control_plane.publish.trust_changes import next_root
         from control_plane.trust import authoring
-        from control_plane.trust.metadata import read_root
 
         policy = standing.policy
-        held = read_root(policy.root_bytes).metadata.signed.expires
-        metadata = next_root(policy, expires=new_expiry(self._valid_days, held), logs=[log])
+        expires = new_expiry(self._valid_days, expiry_of(policy, "root"))
+        metadata = next_root(policy, expires=expires, logs=[log])
         return authoring.signed(metadata, signers)
 
     def _told(self, standing: Standing, how: str) -> dict[str, Any]:

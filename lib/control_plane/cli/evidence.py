@@ -15,8 +15,10 @@ from control_plane.errors import InputInvalid
 
 SAYS = {
     "proof": "a proof: the log signed two roots for one size; show both notes to anybody",
-    "sign": "a sign: the log signed both, and no history this node has seen leads from one to the"
-    " other; who has the entries of both can prove more",
+    "sign": (
+        "a sign: the log signed both, and no history this node has seen leads from one to the"
+        " other; who has the entries of both can prove more"
+    ),
     "nothing": "no proof: the log did not sign what came; it may have been anybody",
 }
 

@@ -35,6 +35,9 @@ MAP_BYTES: Final = 64 << 30
 CLOCK_TOLERANCE_SECONDS: Final = 30.0
 """Half of what makes a checkpoint stale or future: to be mended before it is noticed."""
 
+EXPIRY_NOTICE_MS: Final = 30 * 86_400_000
+"""A month: the keys of root lie in a safe, and their holders may be away."""
+
 CURES: Final[Mapping[str, str]] = {
     "development": (
         "fine on a workstation; elsewhere follow a store with"
@@ -236,6 +239,22 @@ def clock(ahead_seconds: float | None) -> Iterator[Finding]:
         )
     else:
         yield Finding("clock", OK, f"within {CLOCK_TOLERANCE_SECONDS:.0f} s of the store's")
+
+
+def trusted(environment: str, expiries: Mapping[str, int], now_ms: int) -> Iterator[Finding]:
+    """When root and targets in force (Unix time in milliseconds) expire."""
+    for role, expires_ms in sorted(expiries.items()):
+        days = (expires_ms - now_ms) // 86_400_000
+        if expires_ms - now_ms < EXPIRY_NOTICE_MS:
+            found = f"{days} days" if days >= 0 else "that it has expired"
+            yield Finding(
+                "trust",
+                WRONG,
+                f"{environment}: expected {role} metadata valid for 30 days, found {found}",
+                f"run 'control-plane keys rotate-root --role {role} --renew' where its key is",
+            )
+        else:
+            yield Finding("trust", OK, f"{environment}: {role} metadata is valid for {days} days")
 
 
 def served(environment: str, generation: int, reasons: Iterable[str]) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ import click
 
 from control_plane.cli.output import progress
 from control_plane.cli.settings import Settings, require_project, store_client
-from control_plane.errors import InputInvalid, NotFound
+from control_plane.errors import InputInvalid, NotFound, TrustExpired
 
 if TYPE_CHECKING:
     from control_plane.publish.keyfiles import KeyFile, KeySigner
@@ -164,6 +164,29 @@ def new_expiry(days: int | None, before: datetime) -> datetime:
     if days is not None:
         return now + timedelta(days=days)
     return max(before, now + timedelta(days=VALID_DAYS))
+
+
+def expiry_of(policy: Policy, role: str) -> datetime:
+    """When root or targets in force expires."""
+    from control_plane.trust.metadata import read_root, read_targets
+
+    if role == "root":
+        return read_root(policy.root_bytes).metadata.signed.expires
+    return read_targets(policy.targets_bytes).metadata.signed.expires
+
+
+def require_valid(policy: Policy, role: str) -> None:
+    """Refuse before anything is made what no log takes while the other metadata has expired.
+
+    Raises:
+        TrustExpired: root or targets, as named, has expired.
+    """
+    expires = expiry_of(policy, role)
+    if expires <= datetime.now(UTC):
+        raise TrustExpired(
+            f"expected {role} metadata that is valid, found that it expired at"
+            f" {expires:%Y-%m-%dT%H:%M:%SZ}; run 'control-plane keys rotate-root --renew' first"
+        )
 
 
 def told_trust(standing: Standing) -> dict[str, Any]:

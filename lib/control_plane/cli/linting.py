@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from control_plane.errors import SyntaxInvalid
 if TYPE_CHECKING:
     from control_plane.cli.files import DocumentFile
     from control_plane.manifests.linting import Advice, Known
+    from control_plane.publish.publisher import Publisher
 
 CONTEXT: Final = "context.schema.json"
 """What the context's schema is called; it lies in a folder ``schemas`` beside the documents."""
@@ -88,6 +90,32 @@ def advised(item: DocumentFile, known: Known, environment: str | None) -> list[A
     from control_plane.manifests.linting import lint
 
     return lint(item.document, known, environment)
+
+
+def advise(
+    author: Publisher, environment: str, files: Sequence[DocumentFile], paths: Iterable[str | Path]
+) -> list[Advice]:
+    """Advice about documents that go into an environment, which may hold what they ask for."""
+    from control_plane.log.statements import Key
+    from control_plane.manifests.environments import merged_flag
+    from control_plane.manifests.linting import asked_flags, asked_segments
+
+    given = known_of((item.document for item in files), context_file(paths))
+    flags, segments = dict(given.flags), set(given.segments)
+    asked: set[Key] = set()
+    for item in files:
+        if item.document["kind"] == "flag":
+            merged = merged_flag(item.document["metadata"], environment)
+            asked |= {Key("flag", name) for name in asked_flags(merged) if name not in flags}
+            asked |= {Key("segment", name) for name in asked_segments(merged) - segments}
+    if asked:
+        for key, head in author.heads(environment, sorted(asked)).items():
+            if head.live and key.kind == "flag":
+                flags[key.name] = None
+            elif head.live:
+                segments.add(key.name)
+    known = replace(given, flags=flags, segments=segments)
+    return [each for item in files for each in advised(item, known, environment)]
 
 
 def ring_among(documents: Iterable[Mapping[str, Any]], environment: str | None) -> tuple[str, ...]:

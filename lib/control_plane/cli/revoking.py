@@ -20,8 +20,10 @@ from control_plane.cli.arguments import reason_option
 from control_plane.cli.governing import (
     Desk,
     desk,
+    expiry_of,
     governing_options,
     new_expiry,
+    require_valid,
     told_trust,
     valid_days_option,
 )
@@ -161,6 +163,7 @@ class _Revocation:
         if self.undecided():
             return
         if self.revoked_now:
+            require_valid(policy, "root")
             self._take_targets_signers(policy, targets_key)
         if any(self.records.values()):
             self._take_approvers()
@@ -243,12 +246,9 @@ class _Revocation:
 
     def _plan(self, policy: Policy, instead: bytes | None, valid_days: int | None) -> None:
         from control_plane.publish.trust_changes import planned, targets_without
-        from control_plane.trust.metadata import read_targets
 
-        held = read_targets(policy.targets_bytes).metadata.signed.expires
-        self._metadata = targets_without(
-            policy, self.key_id, expires=new_expiry(valid_days, held), instead=instead
-        )
+        expires = new_expiry(valid_days, expiry_of(policy, "targets"))
+        self._metadata = targets_without(policy, self.key_id, expires=expires, instead=instead)
         self._after = planned(policy, self._metadata)
 
     def _find(self) -> None:

@@ -46,14 +46,15 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "eval": ("evaluating:evaluate", "Evaluate a flag as an application on this node would."),
         "status": ("evaluating:status", "Show the replicas of this node and the store."),
         "doctor": ("doctor:doctor", "Look for what is wrong on this node, and say its cure."),
-        "log": ("logs:log", "Verify an environment's log, or export it as plain files."),
-        "replica": ("replicas:replica", "Verify this node's replicas."),
+        "log": ("logs:log", "Verify or export an environment's log, or begin its next epoch."),
+        "replica": ("replicas:replica", "Verify this node's replicas, or let one change epochs."),
     },
     "Documents and keys": {
         "sign": ("signing:sign", "Sign agents and tools as their author."),
         "verify": ("signing:verify", "Check documents: form, checksum and signature."),
         "lint": ("linting:lint", "Advise on documents that are allowed and not meant."),
         "schema": ("signing:schema", "Print the JSON Schema of a kind."),
+        "import": ("importing:import_", "Make manifests of another system's definitions."),
         "keys": ("keys:keys", "Make keys and trust metadata."),
     },
 }

@@ -8,7 +8,7 @@ leaves and why the same command then ends what it began.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import click
 from control_plane.cli.governing import (
     Desk,
     desk,
+    expiry_of,
     governing_options,
     new_expiry,
     told_trust,
@@ -155,7 +156,7 @@ class _Rotation:
         from control_plane.publish.trust_changes import check_signers, next_targets, role_of
         from control_plane.trust import authoring
 
-        if self._role == "root":
+        if self._role == "root" or self._has_expired("root"):
             return self._sent(None, self._signers(None))
         policy = self._standing.policy
         key_ids, threshold = role_of(policy, "targets")
@@ -181,7 +182,7 @@ class _Rotation:
         wanted = {*before, *metadata.signed.roles["root"].keyids}
         root = authoring.signed(metadata, [signers[each] for each in wanted if each in signers])
         targets = policy.targets_bytes
-        if change is not None and change.role == "targets":
+        if self._renews_targets():
             again = next_targets(policy, expires=self._expires("targets"))
             holders = metadata.signed.roles["targets"].keyids
             targets = authoring.signed(again, [signers[key] for key in holders if key in signers])
@@ -198,7 +199,7 @@ class _Rotation:
         policy = self._standing.policy
         after = next_root(policy, expires=self._expires("root"), change=change).signed.roles
         before, threshold = role_of(policy, "root")
-        roles = ["root"] if change is None or change.role == "root" else ["root", "targets"]
+        roles = ["root", "targets"] if self._renews_targets() else ["root"]
         wanted = {*before, *(key for role in roles for key in after[role].keyids)}
         signers = self._at.signers(self._named, wanted)
         have = set(signers) | (coming or set())
@@ -223,16 +224,19 @@ class _Rotation:
             "threshold": threshold,
         }
 
-    def _expires(self, role: str) -> datetime:
-        from control_plane.trust.metadata import read_root, read_targets
+    def _renews_targets(self) -> bool:
+        """Whether a new root takes targets along: asked for, or no entry passes while they are out.
 
-        policy = self._standing.policy
-        held = (
-            read_root(policy.root_bytes).metadata.signed.expires
-            if role == "root"
-            else read_targets(policy.targets_bytes).metadata.signed.expires
-        )
-        return new_expiry(self._valid_days, held)
+        Root and targets of a new installation expire at one moment, and a log takes neither alone
+        after it.
+        """
+        return self._role == "targets" or self._has_expired("targets")
+
+    def _has_expired(self, role: str) -> bool:
+        return expiry_of(self._standing.policy, role) <= datetime.now(UTC)
+
+    def _expires(self, role: str) -> datetime:
+        return new_expiry(self._valid_days, expiry_of(self._standing.policy, role))
 
     def _path(self, version: int) -> Path:
         return self._at.keys_folder / f"{self._role}-{version}.pem"
@@ -247,7 +251,7 @@ class _Rotation:
         if public is None:
             raise NotFound(
                 f"{name}: expected a key file or its .pub, found a key id only; make a key with"
-                f" 'control-plane keys new NAME', or name the .pub file of another person's"
+                " 'control-plane keys new NAME', or name the .pub file of another person's"
             )
         return key_id, public
 

@@ -73,6 +73,7 @@ if TYPE_CHECKING:
 
     from control_plane.feature_flags.counting import Counts
     from control_plane.feature_flags.definition import Condition, Definition, Rule
+    from control_plane.feature_flags.targeting import Node
 
     Asked = tuple[Callable[..., Any], ...]
     Attribute = tuple[int, int]
@@ -81,6 +82,8 @@ if TYPE_CHECKING:
     Conditions = tuple[ConditionShape, ...]
     RuleShape = tuple[Conditions, int, int]
     Shape = tuple[tuple[Attribute, ...], tuple[int, ...], tuple[RuleShape, ...]]
+    # Of a flag with targeting it is text, see targeting_code.
+    AnyShape = Shape | str
 
 
 def _function() -> None: ...
@@ -246,12 +249,18 @@ def _held(value: Any) -> Any:
 class Template:
     """The code of every flag of one shape, once for answers and once for counters of answers."""
 
-    __slots__ = ("_code", "_literals", "_places")
+    __slots__ = ("_code", "_literals", "_places", "names")
 
-    def __init__(self, shape: Shape, constants: int, counted: bool) -> None:
+    def __init__(self, shape: AnyShape, constants: int, counted: bool) -> None:
         """``constants`` is how many a flag of that shape has."""
         namespace: dict[str, Any] = {}
-        exec(compile(source_of(shape, counted), "<flag>", "exec"), namespace)
+        if isinstance(shape, str):
+            from control_plane.feature_flags.targeting_code import NAMES, targeting_source
+
+            source, self.names = targeting_source(shape, counted), NAMES
+        else:
+            source, self.names = source_of(shape, counted), _GLOBALS
+        exec(compile(source, "<flag>", "exec"), namespace)
         self._code: CodeType = namespace["flag"].__code__
         self._literals: list[object] = []
         # Where each constant of the code stands among a flag's constants, its returns and these
@@ -290,6 +299,7 @@ class CompiledFlag:
         "_sites",
         "_templates",
         "_variants",
+        "flag_metadata",
         "flags",
         "generation",
         "needs",
@@ -307,8 +317,10 @@ class CompiledFlag:
         seed: int = 0,
         generation: int = 0,
         counts: Counts | None = None,
+        flag_metadata: dict[str, Any] | None = None,
     ) -> None:
         self.type = type
+        self.flag_metadata = flag_metadata or {}
         self.seed = seed
         self.generation = generation
         self.needs: tuple[str, ...] = ()
@@ -323,7 +335,7 @@ class CompiledFlag:
     def asking(
         self,
         templates: Templates,
-        shape: Shape,
+        shape: AnyShape,
         constants: tuple[Any, ...],
         needs: tuple[str, ...],
         flags: tuple[str, ...],
@@ -344,8 +356,10 @@ class CompiledFlag:
         found = self._bound.get(mode, self)
         if found is self:
             found = self._bound[mode] = self._answer(mode)
+        if not self.needs:
+            return found
         # A function that asks a table belongs to that one: what is kept has none to ask.
-        return Function(found.__code__, _GLOBALS, "flag", asked) if self.needs else found
+        return Function(found.__code__, found.__globals__, "flag", asked)
 
     def _answer(self, mode: str) -> Any:
         if self._templates is None:
@@ -359,7 +373,7 @@ class CompiledFlag:
                 units = {unit: self._given(mode, site, name) for unit, name in site.units.items()}
                 returns.append(Object(units))
         template = self._templates.of(self._shape, len(self._constants), counted)
-        return Function(template.filled(self._constants, returns), _GLOBALS, "flag")
+        return Function(template.filled(self._constants, returns), template.names, "flag")
 
     def _given(self, mode: str, site: Site, variant: str | None) -> Any:
         """What a site answers, or the step that counts it."""
@@ -417,9 +431,9 @@ class Templates:
     __slots__ = ("_templates",)
 
     def __init__(self) -> None:
-        self._templates: dict[tuple[Shape, bool], Template] = {}
+        self._templates: dict[tuple[AnyShape, bool], Template] = {}
 
-    def of(self, shape: Shape, constants: int, counted: bool) -> Template:
+    def of(self, shape: AnyShape, constants: int, counted: bool) -> Template:
         """The template of a shape with so many constants."""
         key = shape, counted
         template = self._templates.get(key)
@@ -463,17 +477,35 @@ class Compiler:
         site = _constant(flag, kill)
         if site is not None:
             return CompiledFlag(
-                name, flag.type, flag.variants, (site,),
-                seed=seed, generation=generation, counts=self._counts,
+                name, flag.type, flag.variants, (site,), seed=seed, generation=generation,
+                counts=self._counts, flag_metadata=flag.flag_metadata,
             )  # fmt: skip
+        if flag.targeting is not None:
+            return self._targeted(name, flag, flag.targeting, seed, generation)
         reading = _Reading(flag, seed)
         compiled = CompiledFlag(
-            name, flag.type, flag.variants, reading.sites,
-            seed=seed, generation=generation, counts=self._counts,
+            name, flag.type, flag.variants, reading.sites, seed=seed, generation=generation,
+            counts=self._counts, flag_metadata=flag.flag_metadata,
         )  # fmt: skip
         return compiled.asking(
             self._templates, reading.shape, reading.constants, reading.needs, reading.flags
         )
+
+    def _targeted(
+        self, name: str, flag: Definition, targeting: Node, seed: int, generation: int
+    ) -> CompiledFlag:
+        # Imported here: most processes meet no flag of flagd's.
+        from control_plane.feature_flags.targeting_code import Writing
+
+        flag_key = name if flag.salt is None else flag.salt
+        writing = Writing(name, flag_key, flag.bucketing, tuple(flag.variants), flag.default)
+        shape = writing.shape(targeting, flag.overrides)
+        sites = [Site(*answer) for answer in writing.sites]
+        compiled = CompiledFlag(
+            name, flag.type, flag.variants, tuple(sites), seed=seed, generation=generation,
+            counts=self._counts, flag_metadata=flag.flag_metadata,
+        )  # fmt: skip
+        return compiled.asking(self._templates, shape, tuple(writing.constants), writing.needs, ())
 
 
 def _constant(flag: Definition, kill: Any) -> Site | None:
@@ -486,8 +518,8 @@ def _constant(flag: Definition, kill: Any) -> Site | None:
         return Site(DISABLED, served if known else None)
     if not flag.enabled:
         return Site(DISABLED, flag.disabled)
-    if not flag.overrides and not flag.rules:
-        return Site(STATIC, flag.default)
+    if not flag.overrides and not flag.rules and flag.targeting is None:
+        return Site(DEFAULT if flag.default is None else STATIC, flag.default)
     return None
 
 

@@ -16,8 +16,13 @@
 * Words with $ combine: ``$segment`` (a segment's name), ``$flag`` (flags and the variant, or the
   variants, that each of them serves), ``$not`` (a ``when`` that does not hold), ``$any`` and
   ``$all`` (a list of them).
-* ``bucketing`` is ``xxh3-v1``. Every other field or condition word is refused: a field this
-  version does not know could change the answer.
+* ``targeting`` may stand in place of ``rules`` (the module ``targeting`` says what it may hold);
+  then ``bucketing`` is one of flagd's, the newest when left out; otherwise it is ``xxh3-v1``.
+* ``default`` may be null, with ``targeting`` also left out, and ``disabled`` may be null: then the
+  caller's default is served.
+* ``flag_metadata`` is told with each evaluation: a mapping of names to strings, numbers or bools.
+* Every other field or condition word is refused: a field this version does not know could change
+  the answer.
 
 The attribute ``targeting_key``, in OpenFeature's spelling ``targetingKey`` too, is the targeting
 key: the context's, else the user id, else the tenant id.
@@ -33,6 +38,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, NoReturn
+
+    from control_plane.feature_flags.targeting import Node
 
     Path = tuple[str | int, ...]
     Scalar = str | int | float | bool
@@ -65,8 +72,11 @@ TYPES: dict[type, str] = {
 }
 _SCALARS = frozenset((str, int, float, bool))
 _FLAG_FIELDS = frozenset(
-    ("variants", "default", "enabled", "disabled", "overrides", "rules", "bucketing", "salt")
-)
+    (
+        "variants", "default", "enabled", "disabled", "overrides", "rules", "targeting",
+        "bucketing", "salt", "flag_metadata",
+    )
+)  # fmt: skip
 _RULE_FIELDS = frozenset(("name", "when", "serve", "by", "salt", FROM, UNTIL))
 _SEGMENT_RULE_FIELDS = frozenset(("name", "when", "description"))
 _SPLIT_FIELDS = frozenset(("variant", "weight"))
@@ -119,18 +129,24 @@ class Rule:
 class Definition:
     """A checked flag; ``overrides`` in their order of precedence."""
 
-    __slots__ = ("default", "disabled", "enabled", "overrides", "rules", "salt", "type", "variants")
+    __slots__ = (
+        "bucketing", "default", "disabled", "enabled", "flag_metadata", "overrides", "rules",
+        "salt", "targeting", "type", "variants",
+    )  # fmt: skip
 
     def __init__(
         self,
         type: str,
         variants: dict[str, Any],
-        default: str,
-        disabled: str,
+        default: str | None,
+        disabled: str | None,
         enabled: bool,
         overrides: tuple[tuple[tuple[str, ...], dict[str, str]], ...],
         rules: tuple[Rule, ...],
         salt: str | None,
+        targeting: Node | None = None,
+        bucketing: str = bucketing.NAME,
+        flag_metadata: dict[str, Scalar] | None = None,
     ) -> None:
         self.type = type
         self.variants = variants
@@ -140,6 +156,9 @@ class Definition:
         self.overrides = overrides
         self.rules = rules
         self.salt = salt
+        self.targeting = targeting
+        self.bucketing = bucketing
+        self.flag_metadata = flag_metadata or {}
 
 
 def parse_definition(metadata: Any) -> Definition:
@@ -148,12 +167,13 @@ def parse_definition(metadata: Any) -> Definition:
     Raises:
         ManifestInvalid: with the path inside the metadata, at its start and as ``path``.
     """
-    _fields(metadata, (), _FLAG_FIELDS, ("variants", "default"))
+    targeted = metadata.__class__ is dict and metadata.get("targeting") is not None
+    _fields(metadata, (), _FLAG_FIELDS, ("variants",) if targeted else ("variants", "default"))
     kind, variants = _variants(metadata["variants"])
-    default = _variant(metadata["default"], variants, ("default",))
-    algorithm = metadata.get("bucketing", bucketing.NAME)
-    if algorithm != bucketing.NAME:
-        _refuse(("bucketing",), bucketing.NAME, algorithm)
+    default = metadata.get("default")
+    if default is not None:
+        _variant(default, variants, ("default",))
+    targeting, algorithm = _targeting(metadata, variants)
     enabled = metadata.get("enabled", True)
     if enabled.__class__ is not bool:
         _refuse(("enabled",), "true or false", enabled)
@@ -169,7 +189,41 @@ def parse_definition(metadata: Any) -> Definition:
         _overrides(metadata.get("overrides", {}), variants),
         _rules(metadata.get("rules", []), variants),
         salt,
+        targeting,
+        algorithm,
+        _flag_metadata(metadata.get("flag_metadata", {})),
     )
+
+
+def _targeting(metadata: Mapping[str, Any], variants: dict[str, Any]) -> tuple[Node | None, str]:
+    """The checked ``targeting``, and how the flag buckets."""
+    expression = metadata.get("targeting")
+    if expression is None:
+        algorithm = metadata.get("bucketing", bucketing.NAME)
+        if algorithm != bucketing.NAME:
+            _refuse(("bucketing",), f"{bucketing.NAME} where there is no targeting", algorithm)
+        return None, bucketing.NAME
+    if metadata.get("rules"):
+        _refuse(("targeting",), "no targeting beside rules", expression)
+    # Imported here: most processes meet no flag of flagd's.
+    from control_plane.feature_flags.flagd_bucketing import NEWEST, VERSIONS
+    from control_plane.feature_flags.targeting import parse_targeting
+
+    algorithm = metadata.get("bucketing", NEWEST)
+    if algorithm not in VERSIONS:
+        _refuse(("bucketing",), f"{', '.join(VERSIONS)} beside targeting", algorithm)
+    return parse_targeting(expression, ("targeting",), variants), algorithm
+
+
+def _flag_metadata(value: Any) -> dict[str, Scalar]:
+    if value.__class__ is not dict:
+        _refuse(("flag_metadata",), "a mapping", value)
+    for name, content in value.items():
+        _text(name, ("flag_metadata",))
+        if content.__class__ not in _SCALARS:
+            _refuse(("flag_metadata", name), "a string, number, true or false", content)
+    found: dict[str, Scalar] = value
+    return found
 
 
 def parse_segment_rules(value: Any) -> Definition:
@@ -226,12 +280,14 @@ def _variants(value: Any) -> tuple[str, dict[str, Any]]:
     return kind, value
 
 
-def _disabled(metadata: Mapping[str, Any], kind: str, variants: dict[str, Any]) -> str:
+def _disabled(metadata: Mapping[str, Any], kind: str, variants: dict[str, Any]) -> str | None:
     if "disabled" in metadata:
+        if metadata["disabled"] is None:
+            return None
         return _variant(metadata["disabled"], variants, ("disabled",))
     false = [name for name in variants if variants[name] is False]
     if kind != "bool" or len(false) != 1:
-        cure = "; name the variant that a kill serves"
+        cure = "; name the variant that a kill serves, or null for the caller's default"
         _refuse(("disabled",), "a variant (only a flag with one false variant has one)", None, cure)
     return false[0]
 

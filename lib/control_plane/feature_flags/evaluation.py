@@ -31,10 +31,12 @@ class Evaluation:
 
     ``value`` is the caller's default when ``variant`` is None. ``rule`` names the rule that
     decided, if one did. ``generation`` is that of the change that last touched the flag or its
-    kill on this node, 0 when there is no record.
+    kill on this node, 0 when there is no record. ``flag_metadata`` is what the flag says of itself.
     """
 
-    __slots__ = ("error_code", "generation", "reason", "rule", "value", "variant")
+    __slots__ = (
+        "error_code", "flag_metadata", "generation", "reason", "rule", "value", "variant",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class Evaluation:
         error_code: str | None = None,
         rule: str | None = None,
         generation: int = 0,
+        flag_metadata: dict[str, Any] | None = None,
     ) -> None:
         self.value = value
         self.variant = variant
@@ -51,6 +54,7 @@ class Evaluation:
         self.error_code = error_code
         self.rule = rule
         self.generation = generation
+        self.flag_metadata = {} if flag_metadata is None else flag_metadata
 
     def _fields(self) -> tuple[Any, ...]:
         return (
@@ -60,6 +64,7 @@ class Evaluation:
             self.error_code,
             self.rule,
             self.generation,
+            self.flag_metadata,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -72,7 +77,8 @@ class Evaluation:
     def __repr__(self) -> str:
         return (
             f"Evaluation(value={self.value!r}, variant={self.variant!r}, reason={self.reason!r}, "
-            f"error_code={self.error_code!r}, rule={self.rule!r}, generation={self.generation})"
+            f"error_code={self.error_code!r}, rule={self.rule!r}, generation={self.generation}, "
+            f"flag_metadata={self.flag_metadata!r})"
         )
 
 

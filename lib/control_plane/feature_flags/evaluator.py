@@ -123,7 +123,9 @@ class FlagEvaluator:
             return answer
         if answer.__class__ is Function:
             try:
-                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+                found = answer(user_id, tenant_id, context)
+                # None: a flag without a default, or whose targeting names no variant.
+                return default if found is None else found
             except Exception:
                 # Comparing an application's own value can raise anything; so can a record it needs.
                 found = self._again(VALUES, name, user_id, tenant_id, context)
@@ -152,7 +154,8 @@ class FlagEvaluator:
             answer = self._first(Table.load_variant, name)
         if answer.__class__ is Function:
             try:
-                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+                found = answer(user_id, tenant_id, context)
+                return default if found is None else found
             except Exception:
                 # As in is_enabled.
                 answer = self._again(VARIANTS, name, user_id, tenant_id, context)
@@ -291,16 +294,17 @@ class FlagEvaluator:
     def _evaluated(
         self, name: str, default: Any, user_id: Any, tenant_id: Any, context: Any
     ) -> Evaluation:
-        details = self._again(DETAILS, name, user_id, tenant_id, context)
+        details, flag = self._decided(DETAILS, name, user_id, tenant_id, context)
         value, variant, reason, rule, error, generation = details
+        told = flag.flag_metadata.copy()
         if variant is None:
-            return Evaluation(default, None, reason, error, None, generation)
+            return Evaluation(default, None, reason, error, None, generation, told)
         wanted = _TYPE_OF_DEFAULT.get(default.__class__, _ANY)
         converted = _converted(value, wanted)
         if converted is _MISMATCH:
             self._complain_mismatch(name, wanted, value)
-            return Evaluation(default, None, ERROR, TYPE_MISMATCH, None, generation)
-        return Evaluation(converted, variant, reason, None, rule, generation)
+            return Evaluation(default, None, ERROR, TYPE_MISMATCH, None, generation, told)
+        return Evaluation(converted, variant, reason, None, rule, generation, told)
 
     def flag(self, name: str) -> Handle:
         """A callable for one boolean flag, the cheapest way to ask again and again.
@@ -342,7 +346,8 @@ class FlagEvaluator:
             if answer is None:
                 return default
             try:
-                return answer(user_id, tenant_id, context)  # type: ignore[no-any-return]
+                found = answer(user_id, tenant_id, context)
+                return default if found is None else found
             except Exception:
                 # As in is_enabled.
                 state = (word, -2, None)

@@ -105,10 +105,10 @@ class Walk:
         flag = self._flag
         if kill is not None:
             wanted = kill.get("variant") or flag.disabled
-            known = wanted in flag.variants
-            self.variant = wanted if known else None
-            said = f"serves {wanted}" if known else f"{wanted} is no variant: the caller's default"
-            self.steps.append(f"killed: {said}")
+            if wanted is None or wanted in flag.variants:
+                self._serves(wanted, "killed")
+            else:
+                self.steps.append(f"killed: {wanted} is no variant: the caller's default")
             return
         if not flag.enabled:
             self._serves(flag.disabled, "enabled is false")
@@ -120,14 +120,17 @@ class Walk:
                 self._serves(units[unit], f"override for {where} {_shown(unit)}")
                 return
             self.steps.append(f"no override for {where} {_shown(unit)}")
+        if flag.targeting is not None:
+            self._serves(self._asking.served(name, *self._given), "targeting")
+            return
         for rule in flag.rules:
             if self._ruled(rule, name):
                 return
         self._serves(flag.default, "no rule matched" if flag.rules else "the default")
 
-    def _serves(self, variant: str, because: str) -> None:
+    def _serves(self, variant: str | None, because: str) -> None:
         self.variant = variant
-        self.steps.append(f"{because}: serves {variant}")
+        self.steps.append(f"{because}: {_serving(variant)}")
 
     def _ruled(self, rule: Rule, name: str) -> bool:
         by = self._attribute(rule.by)
@@ -233,6 +236,10 @@ class Walk:
         failed = [each for each in combined(condition) if not self._holds(each, by)]
         said = self._why_not(failed[0], by)
         return f"none of $any holds; {said}" if word == ANY else said
+
+
+def _serving(variant: str | None) -> str:
+    return "the caller's default" if variant is None else f"serves {variant}"
 
 
 def _same(value: Any, wanted: Any) -> bool:

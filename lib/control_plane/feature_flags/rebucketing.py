@@ -66,7 +66,11 @@ def sample(size: int) -> Iterable[str]:
 
 def split_attribute(metadata: Mapping[str, Any]) -> str | None:
     """The attribute that the first split of a definition goes by; None without a split."""
-    for rule in parse_definition(metadata).rules:
+    flag = parse_definition(metadata)
+    if flag.targeting is not None:
+        # What its ``fractional`` goes by may be computed; without a unit of its own it is this.
+        return "targeting_key"
+    for rule in flag.rules:
         if rule.split:
             return ".".join(rule.by)
     return None

@@ -155,18 +155,23 @@ class Library:
 
     def complain(self, name: str, reason: str) -> None:
         """Log one line about this name, unless this process had one already."""
-        name = name[:MAX_SHOWN_NAME]
-        if name in OPEN.complained or len(OPEN.complained) >= MAX_LOGGED:
-            return
-        OPEN.complained.add(name)
-        # Imported here: logging costs 10 ms, and a process whose flags are sound never logs.
-        from logging import getLogger
+        complain(name, reason)
 
-        getLogger("control_plane.feature_flags").warning(
-            "flag/%s: %s; the caller's default is served",
-            shown(name),
-            shown(reason),
-        )
+
+def complain(name: str, reason: str) -> None:
+    """Log one line about this name, unless this process had one already."""
+    name = name[:MAX_SHOWN_NAME]
+    if name in OPEN.complained or len(OPEN.complained) >= MAX_LOGGED:
+        return
+    OPEN.complained.add(name)
+    # Imported here: logging costs 10 ms, and a process whose flags are sound never logs.
+    from logging import getLogger
+
+    getLogger("control_plane.feature_flags").warning(
+        "flag/%s: %s; the caller's default is served",
+        shown(name),
+        shown(reason),
+    )
 
 
 class Table:

@@ -1,7 +1,8 @@
 """What a flag is in one environment: its own metadata with the environment's block laid over it.
 
 Mappings merge key by key, lists and scalars replace, null is a value; ``rules`` merge by name:
-the environment's rule replaces the base's in its place, a new one comes after the others. Base
+the environment's rule replaces the base's in its place, a new one comes after the others.
+``targeting`` is one expression, so the environment's replaces the base's whole. Base
 and block stay as they are. What is for people only (``description``) and ``environments`` are not
 part of the result: it is what a reader evaluates.
 """
@@ -15,6 +16,7 @@ from control_plane.configs.layers import merge
 
 ENVIRONMENTS = "environments"
 RULES = "rules"
+TARGETING = "targeting"
 DESCRIPTION = "description"
 
 
@@ -29,6 +31,8 @@ def merged_flag(metadata: Mapping[str, Any], environment: str | None) -> dict[st
     merged: dict[str, Any] = merge(metadata, block)
     if isinstance(metadata.get(RULES), list) and isinstance(block.get(RULES), list):
         merged[RULES] = merged_rules(metadata[RULES], block[RULES])
+    if TARGETING in block:
+        merged[TARGETING] = block[TARGETING]
     if isinstance(merged.get(RULES), list):
         merged[RULES] = [_evaluated(rule) for rule in merged[RULES]]
     return {key: value for key, value in merged.items() if key not in (DESCRIPTION, ENVIRONMENTS)}

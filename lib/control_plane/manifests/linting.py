@@ -111,6 +111,13 @@ def asked_flags(metadata: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     return {name: frozenset(variants) for name, variants in asked.items()}
 
 
+def asked_segments(metadata: Mapping[str, Any]) -> frozenset[str]:
+    """The segments that merged metadata asks for."""
+    conditions = (rule.conditions for rule in parse_definition(metadata).rules)
+    asked = (each for several in conditions for each in _all(several) if each.word == SEGMENT)
+    return frozenset(each.operand for each in asked)
+
+
 def rings(names: Iterable[str], asked: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
     """The first ring of flags found from these, as it is walked; empty when there is none.
 
@@ -166,7 +173,9 @@ def _of_flag(metadata: Mapping[str, Any], known: Known) -> _Found:
         yield from _of_conditions(rule.conditions, place, known)
         yield from _of_attribute(rule.by, f"{place}.by", known)
     # A boolean flag has both its variants anyway: one that nobody gets yet is the usual beginning.
-    unused = set() if flag.type == "bool" else set(flag.variants) - _served(flag)
+    # Targeting may compute the name of the one it serves.
+    exempt = flag.type == "bool" or flag.targeting is not None
+    unused = set() if exempt else set(flag.variants) - _served(flag)
     for name in sorted(unused):
         yield f"metadata.variants.{name}", f"expected a variant that is served, found {name} unused"
     for path, _ in flag.overrides:
@@ -174,7 +183,7 @@ def _of_flag(metadata: Mapping[str, Any], known: Known) -> _Found:
 
 
 def _served(flag: Definition) -> set[str]:
-    served = {flag.default, flag.disabled}
+    served = {name for name in (flag.default, flag.disabled) if name is not None}
     for _, units in flag.overrides:
         served.update(units.values())
     for rule in flag.rules:

@@ -46,12 +46,17 @@ from control_plane.log.leaf import Leaf
 from control_plane.log.merkle import EMPTY, HASH_BYTES, consistency_proof, leaf_hash
 from control_plane.log.note import Note
 from control_plane.log.statements import ChangeSet, TrustStatement, parse_statement
-from control_plane.log.tiles import TILE_WIDTH, decode_entries, encode_entries, tile_path
+from control_plane.log.tiles import (
+    TILE_WIDTH,
+    decode_entries,
+    encode_entries,
+    tile_of_subtree,
+    tile_path,
+)
 from control_plane.publish.client import StoreClient
 from control_plane.publish.replay import Epoch, History, Progress, Source, replay
 from control_plane.trust.enrolment import Enrolment
 
-TILE_BITS: Final = 8
 BUNDLES_A_PART: Final = 32
 """8,192 entries, as a store's own answers have at most."""
 PROBED_EPOCHS: Final = 4
@@ -236,16 +241,13 @@ class _EpochFiles:
 
     def _hash(self, level: int, index: int) -> bytes:
         """The hash of a complete subtree: the root over its part of one tile."""
-        tile_level, bits = divmod(level, TILE_BITS)
-        tile, first = divmod(index << bits, TILE_WIDTH)
-        width = min(TILE_WIDTH, (self.size >> (TILE_BITS * tile_level)) - tile * TILE_WIDTH)
+        tile_level, tile, width, wanted = tile_of_subtree(level, index, self.size)
         path = tile_path(tile_level, tile, width)
         data = self._read(path)
         if len(data) != width * HASH_BYTES:
             raise SyntaxInvalid(
                 f"{self.prefix}{path}: expected {width} hashes, found {len(data)} bytes"
             )
-        wanted = range(first, first + (1 << bits))
         return EMPTY.extended(data[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in wanted).root()
 
 

@@ -1,0 +1,111 @@
+"""``import flagd``: other systems' definitions as manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from control_plane.cli.output import print_json
+from control_plane.errors import ManifestInvalid
+from control_plane.shown import shown
+
+if TYPE_CHECKING:
+    from control_plane.manifests.flagd import Imported
+
+BUCKETINGS = ("flagd-v1", "flagd-v2", "flagd-v3")
+
+
+@click.group("import")
+def import_() -> None:
+    """Make manifests of another system's definitions."""
+
+
+@import_.command()
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--out", metavar="DIR", default="manifests", show_default=True,
+    help="The folder; a flag goes to DIR/flags/NAME.yaml.",
+)  # fmt: skip
+@click.option(
+    "--bucketing", type=click.Choice(BUCKETINGS), default=BUCKETINGS[-1], show_default=True,
+    help="How the flagd in use splits; another would move units.",
+)  # fmt: skip
+@click.option("--rename", is_flag=True, help="Make names of keys that are none, such as newUI.")
+@click.option("--partial", is_flag=True, help="Write the flags in form though others are refused.")
+@click.option("--replace", is_flag=True, help="Write over files that hold something else.")
+@click.option("--json", "as_json", is_flag=True, help='Print one object with "format": 1.')
+def flagd(
+    file: str,
+    out: str,
+    bucketing: str,
+    rename: bool,
+    partial: bool,
+    replace: bool,
+    as_json: bool,
+) -> int:
+    """Write one manifest for each flag of FILE, a definition of flagd's in JSON or YAML.
+
+    Each flag that is refused is one line; then nothing is written, unless --partial says so, and
+    the exit code is 1.
+    """
+    from control_plane.manifests.flagd import import_flagd
+    from control_plane.manifests.loader import load_file
+
+    source = load_file(file)
+    try:
+        found = import_flagd(source, bucketing=bucketing, rename=rename)
+    except ManifestInvalid as error:
+        raise ManifestInvalid(f"{source.place(error.path)}: {error}", error.path) from error
+    problems = [f"{source.place(problem.path)}: {problem.text}" for problem in found.problems]
+    texts = {} if problems and not partial else _texts(found, Path(out))
+    written = _written(texts, replace)
+    if as_json:
+        print_json({"ok": not problems, "written": written, "problems": problems})
+        return int(bool(problems))
+    for problem in problems:
+        click.echo(f"control-plane: {shown(problem)}", err=True)
+    for path in written:
+        click.echo(f"wrote {path}")
+    click.echo(
+        f"{_counted(len(written), 'file')} written, {len(texts) - len(written)} as they were,"
+        f" {_counted(len(problems), 'flag')} refused"
+        + ("; nothing is written while a flag is refused" if problems and not partial else "")
+    )
+    return int(bool(problems))
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def _texts(found: Imported, folder: Path) -> dict[Path, str]:
+    from control_plane.cli.written import dump
+
+    return {
+        folder / "flags" / f"{document['name']}.yaml": dump(document)
+        for document in found.documents
+    }
+
+
+def _written(texts: dict[Path, str], replace: bool) -> list[str]:
+    """Write the files that differ; the names of those.
+
+    Raises:
+        ManifestInvalid: a file holds something else and is not to be replaced; none is written.
+    """
+    changed = {path: text for path, text in texts.items() if _content(path) != text}
+    for path in changed:
+        if path.exists() and not replace:
+            raise ManifestInvalid(
+                f"{path}: expected no other document, found one; pass --replace to write over it"
+            )
+    for path, text in changed.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return [str(path) for path in changed]
+
+
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
