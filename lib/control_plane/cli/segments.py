@@ -78,7 +78,7 @@ def remove(name: str, members: tuple[str, ...], source: str | None, **given: Any
 
 def _members(named: tuple[str, ...], source: str | None) -> Iterator[str]:
     """The members named and those of the file, one after another; how many does not matter."""
-    from control_plane.publish.segment_edits import check_member
+    from control_plane.manifests.members import check_member
 
     count = 0
     for count, member in enumerate(named, 1):

@@ -17,7 +17,6 @@ what ``spool`` says, and a few hundred bytes for each shard.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -40,9 +39,6 @@ MAX_LISTED: Final = 500
 GOOD_SHARD: Final = 250
 MAX_SHARD: Final = 500
 MAX_BITS: Final = HASH_BITS
-MAX_MEMBER_BYTES: Final = 512
-
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 ShardReader = Callable[[str], list[str]]
 Progress = Callable[[int, int], None]
@@ -85,28 +81,6 @@ class SegmentEdit:
     document: dict[str, Any] | None
     shards: Shards
     changed: int
-
-
-def check_member(member: str, where: str) -> str:
-    """The member, if a segment may list it; ``where`` begins the message if not.
-
-    Raises:
-        ManifestInvalid: it is empty, too long, or has characters that nobody sees.
-    """
-    try:
-        size = len(member.encode())
-    except UnicodeEncodeError as error:
-        raise ManifestInvalid(f"{where}: expected a member in UTF-8, found other bytes") from error
-    if not 0 < size <= MAX_MEMBER_BYTES:
-        raise ManifestInvalid(
-            f"{where}: expected a member of 1 to {MAX_MEMBER_BYTES} bytes, found {size}"
-        )
-    if found := _CONTROL.search(member):
-        raise ManifestInvalid(
-            f"{where}: expected a member without control characters, found"
-            f" U+{ord(found.group()):04X} at character {found.start() + 1}"
-        )
-    return member
 
 
 def shard_names(bits: int) -> list[str]:
