@@ -161,7 +161,7 @@ def watched(*memories: Memory) -> Iterator[None]:
 
 def main(members: int = MEMBERS) -> None:
     """Print the tables."""
-    print(f"\n{circumstances(__name__)}; load {os.getloadavg()[0]:.2f}")
+    print(f"\n{circumstances('benchmarks.segments')}; load {os.getloadavg()[0]:.2f}")
     with tempfile.TemporaryDirectory(prefix="segments") as made, ExitStack() as stack:
         folder = Path(made)
         found = Installation(stack, folder)
@@ -173,7 +173,7 @@ def main(members: int = MEMBERS) -> None:
             many = found.add("--from", str(file))
         one = found.add("one-more")
         _print_published(members, many, one, found)
-        arguments = (str(found.replica), "asks", str(members), str(min(ASKED, members)))
+        arguments = (str(found.replica), str(members), str(min(ASKED, members)))
         _print_lookup(members, program("segment_reader", *arguments))
 
 
@@ -199,7 +199,7 @@ def _print_lookup(members: int, found: dict[str, Any]) -> None:
         for label, key, limit in (
             ("a member", "member", f"<= {LOOKUP_NS:,}"),
             ("a stranger", "stranger", f"<= {LOOKUP_NS:,}"),
-            ("a flag without a segment", "constant", ""),
+            ("a flag without a segment", "plain", ""),
         )
     ]
     title = f"is_enabled of a flag that asks for {members:,} members, ns; {found['wrong']} wrong"

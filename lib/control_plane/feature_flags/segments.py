@@ -104,19 +104,23 @@ class Memberships:
         if unit is not None and segment.hash is not None:
             digest = segment.hash(unit).digest()
             wanted = digest[:HASH_BYTES]
-            if segment.excluded and _holds(segment.excluded, wanted, 0):
+            number = int.from_bytes(digest[:8], "big")
+            if segment.excluded and _holds(segment.excluded, wanted, number):
                 return False
             if segment.shards:
                 bits = segment.bits
                 # The key of a shard, as ``record_key`` has it.
-                top = int.from_bytes(digest[:2], "big") >> (16 - bits)
-                key = segment.shards + b"%04x" % top
+                key = segment.shards + b"%04x" % (number >> (64 - bits))
                 txn, (raw,) = self._read(key)
                 if self._txn.setdefault("id", txn) != txn:
                     raise Moved
-                if raw is not None and _holds(_whole(name, record_body(key, raw)), wanted, bits):
-                    return True
-            elif _holds(segment.listed, wanted, 0):
+                if raw is not None:
+                    packed = record_body(key, raw)
+                    if len(packed) % HASH_BYTES:
+                        _whole(name, packed)
+                    if _holds(packed, wanted, number << bits & 0xFFFFFFFFFFFFFFFF):
+                        return True
+            elif _holds(segment.listed, wanted, number):
                 return True
         return segment.rules is not None and segment.rules(user_id, tenant_id, context) is True
 
@@ -150,16 +154,15 @@ def shard_of(digest: bytes, bits: int) -> str:
     return f"{int.from_bytes(digest[:2], 'big') >> (16 - bits):04x}"
 
 
-def _holds(packed: bytes, wanted: bytes, bits: int) -> bool:
-    """Whether a sorted run of 16-byte hashes, whose first ``bits`` are alike, holds one.
+def _holds(packed: bytes, wanted: bytes, place: int) -> bool:
+    """Whether a sorted run of 16-byte hashes holds one.
 
-    Hashes are spread evenly, so one lies near where its next 32 bits put it. Where the 64 around
-    that place cannot decide, as among hashes that were chosen, all are searched.
+    Hashes are spread evenly, so one lies near where its bits put it: ``place`` of 2^64 through the
+    run. Where the 64 around that cannot decide, as among hashes that were chosen, all are searched.
     """
-    count = len(packed) // HASH_BYTES
-    place = ((int.from_bytes(wanted[:6], "big") << bits >> 16 & 0xFFFFFFFF) * count) >> 32
-    start = HASH_BYTES * (place - NEAR) if place > NEAR else 0
-    stop = HASH_BYTES * (place + NEAR)
+    near = place * (len(packed) // HASH_BYTES) >> 64
+    start = HASH_BYTES * (near - NEAR) if near > NEAR else 0
+    stop = HASH_BYTES * (near + NEAR)
     found = packed.find(wanted, start, stop)
     if found >= 0 and not found % HASH_BYTES:
         return True
