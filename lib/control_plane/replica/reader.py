@@ -160,8 +160,11 @@ class Replica:
             if txn_id != words[_TXN] or words[_SAFE] > txn_id:
                 transaction.abort()
                 return None
-            get, records = transaction.get, self._records
-            copied = [get(key, None, records) for key in keys]
+            copied: list[bytes | None]
+            if len(keys) == 1:
+                copied = [transaction.get(keys[0], None, self._records)]
+            else:
+                copied = _copy(transaction, self._records, keys)
             transaction.abort()
         except (lmdb.Error, AttributeError):
             return None
