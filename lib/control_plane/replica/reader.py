@@ -150,8 +150,10 @@ class Replica:
     def _at_once(self, keys: tuple[bytes, ...]) -> tuple[int, list[bytes | None]] | None:
         """What `_snapshot` reads where its first attempt is the last, at half the cost.
 
-        None where something moves or is wrong: it decides what.
+        None where something moves or is wrong: it decides what, and whether to try at all.
         """
+        if ROUNDS < 1:
+            return None
         words = self.words
         try:
             transaction = self._environment.begin()
