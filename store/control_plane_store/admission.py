@@ -58,6 +58,7 @@ from control_plane.log.statements import (
 )
 from control_plane.log.steps import Accepted, BlobMissing, Rejected, judge
 from control_plane.manifests.documents import content
+from control_plane.manifests.members import check_listed, check_member
 from control_plane.manifests.validation import (
     max_bytes,
     signature_of,
@@ -275,6 +276,10 @@ def _keys_of(changes: tuple[Change, ...]) -> list[Key]:
 
 
 def _blobs(changes: tuple[Change, ...], around: Surroundings) -> dict[str, bytes]:
+    """The blobs the set names, all of them at hand; those of shards are read again one by one.
+
+    A segment has many shards and each is judged alone, so the whole of it need not be in memory.
+    """
     blobs: dict[str, bytes] = {}
     missing = []
     for change in changes:
@@ -287,7 +292,7 @@ def _blobs(changes: tuple[Change, ...], around: Surroundings) -> dict[str, bytes
             raise ChecksumMismatch(
                 f"{change.key}: expected blob {change.digest}, found other bytes"
             )
-        else:
+        elif change.shard is None:
             blobs[change.digest] = data
     if missing:
         raise _missing(tuple(missing))
@@ -381,12 +386,17 @@ def _check_documents(
             documents[change.key] = document
             if change.kind in VERSIONED_KINDS:
                 _check_author(change, document, around.policy)
+            elif change.kind == "segment":
+                check_listed(document)
+    manifests: dict[str, Json] = {}
     for change in changes:
         if change.digest is not None and change.shard is not None:
-            manifest = documents.get(Key(change.kind, change.name))
+            manifest = documents.get(Key(change.kind, change.name)) or manifests.get(change.name)
             if manifest is None:
-                manifest = _live_manifest(change, heads, around)
-            _check_shard(change, blobs[change.digest], manifest)
+                manifest = manifests[change.name] = _live_manifest(change, heads, around)
+            data = blobs.get(change.digest) or around.blob(change.digest)
+            assert data is not None  # seen by ``_blobs``, in the same transaction
+            _check_shard(change, data, manifest)
     for name in sorted({change.name for change in changes if change.kind == "segment"}):
         _check_shards(name, changes, documents, heads, around)
     for name in sorted({tenant_of(each.name)[0] for each in changes if each.kind == "config"}):
@@ -502,7 +512,8 @@ def _check_shard(change: Change, data: bytes, manifest: Json) -> None:
     names = [str(member) for member in members]
     if any(first >= second for first, second in pairwise(names)):
         raise ManifestInvalid(f"{what}: expected members sorted and each once, found others")
-    for name in names:
+    for position, name in enumerate(names):
+        check_member(name, f"{what} member {position + 1}")
         if _shard_of(name, bits) != index:
             raise ManifestInvalid(f"{what}: expected members of this shard, found {name[:80]!r}")
 

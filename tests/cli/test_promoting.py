@@ -94,6 +94,21 @@ def test_a_segment_with_other_shards_comes_whole(run: Cli, write: Write, tmp_pat
     assert again["changed"] == []
 
 
+def test_a_segment_is_promoted_with_its_rules_and_who_is_excluded(run: Cli, write: Write) -> None:
+    rest = {"exclude": ["ann"], "rules": [{"name": "pro", "when": {"plan": "pro"}}]}
+    document: dict[str, Any] = {"kind": "segment", "name": "s_whole"}
+    run("apply", "-f", write({**document, "metadata": {"shards": 1, **rest}}), "-e", "staging")
+    run("segment", "add", "s_whole", "ann", "bob", "-e", "staging")
+    run(*PROMOTE, "segment/s_whole")
+    sides = ("--from", "staging", "--to", "production", "segment/s_whole")
+    assert run("diff", *sides)["equal"] is True
+    rest["rules"].append({"name": "free", "when": {"plan": "free"}})
+    run("apply", "-f", write({**document, "metadata": {"shards": 1, **rest}}), "-e", "staging",
+        "--take-over")  # fmt: skip
+    assert run(*PROMOTE, "segment/s_whole")["changed"] == ["segment/s_whole"]
+    assert run("diff", *sides)["equal"] is True
+
+
 def test_members_of_the_target_do_not_survive_in_a_promoted_segment(run: Cli, write: Write) -> None:
     # Its shard of four is the second, of two the first: that one is empty on both sides.
     member = next(m for m in map(str, range(99)) if sha256(m.encode()).digest()[0] >> 6 == 1)

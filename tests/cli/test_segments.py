@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from control_plane import ControlPlaneClient
 from control_plane.cli.services import start_daemon
+from control_plane.publish.segment_edits import shard_of
 
 Cli = Callable[..., Any]
 Make = Callable[..., dict[str, Any]]
@@ -49,18 +51,27 @@ class Segment:
         flag = self.name
         return {each for each in among if self.client.flags.is_enabled(flag, user_id=each)}
 
-    def shards(self) -> list[str]:
-        """The live shards in the store."""
+    def shards(self, changed_by: int = 0) -> list[str]:
+        """The live shards in the store; with a generation only those it wrote."""
+        return sorted(
+            part
+            for part, head in self.heads().items()
+            if part and head.live and changed_by in (0, head.generation)
+        )
+
+    def heads(self) -> dict[str, Any]:
+        """The heads of the segment's keys, by their parts."""
         from control_plane.publish import Publisher
 
         token = (self.project.private / "tokens" / "submit.token").read_text().strip()
         with Publisher(self.project.store, token=token) as reader:
             heads = reader.heads("production", kind="segment")
-        return sorted(
-            key.part
-            for key, head in heads.items()
-            if key.name == self.name and key.part and head.live
-        )
+        return {key.part: head for key, head in heads.items() if key.name == self.name}
+
+    def edit(self, action: str, *arguments: Any) -> Any:
+        """Run ``segment add`` or ``remove``."""
+        given = ("segment", action, self.name, *arguments, "-e", "production")
+        return self.cli(*given, cwd=self.project.folder)
 
 
 @pytest.fixture
@@ -151,3 +162,99 @@ def test_what_came_and_what_there_is_are_counted(segment: Segment) -> None:
     assert (
         ran.out == f"production: segment/{segment.name}, 0 removed, 1202 members now; unchanged\n"
     )
+
+
+def test_members_that_come_and_go_change_their_shards_and_nothing_else(segment: Segment) -> None:
+    for action, members in (("add", ["a", "b", "c"]), ("remove", ["member-7", "a"])):
+        before = segment.heads()
+        ran = segment.edit(action, *members, "first" if action == "add" else "nobody", "--json")
+        after, generation = segment.heads(), ran.json["generation"]
+        written = {part for part, head in after.items() if head.generation == generation}
+        assert written == {f"s/{shard_of(member, 3)}" for member in members}
+        for part, head in after.items():
+            assert (head.digest == before[part].digest) is (part not in written)
+
+
+def test_rules_and_exclusions_are_applied_over_shards_that_stay(segment: Segment) -> None:
+    before = {part: head.digest for part, head in segment.heads().items() if part}
+    rest = {"exclude": ["member-1", "outsider"], "rules": [{"name": "p", "when": {"plan": "pro"}}]}
+    ran = segment.apply("--take-over", "--json", shards=3, **rest)
+    assert (ran.code, ran.json["changed"]) == (0, [f"segment/{segment.name}"])
+    assert {part: head.digest for part, head in segment.heads().items() if part} == before
+    assert segment.members([*EVERYBODY, "outsider"]) == set(EVERYBODY) - {"member-1"}
+    asked = segment.client.flags.is_enabled
+    assert asked(segment.name, "stranger", context={"plan": "pro"})
+    assert not asked(segment.name, "outsider", context={"plan": "pro"})
+    # A word about members leaves the rest as it is, and who is excluded stays out.
+    assert segment.edit("add", "member-1", "late").code == 0
+    assert segment.members(["member-1", "late"]) == {"late"}
+    assert asked(segment.name, context={"plan": "pro"})
+
+
+def test_rules_alone_and_then_members_beside_them(segment: Segment) -> None:
+    rules = [{"name": "p", "when": {"plan": "pro"}}]
+    assert segment.apply("--take-over", rules=rules).code == 0
+    assert segment.shards() == []
+    assert segment.members(EVERYBODY[:50]) == set()
+    asked = segment.client.flags.is_enabled
+    assert asked(segment.name, context={"plan": "pro"})
+    assert segment.edit("add", "member-3").code == 0
+    assert segment.members(EVERYBODY[:50]) == {"member-3"}
+    assert asked(segment.name, "member-4", context={"plan": "pro"})
+
+
+def test_what_is_pulled_has_its_rules_and_shards_and_differs_in_nothing(
+    segment: Segment, tmp_path: Path
+) -> None:
+    rest = {"exclude": ["member-1"], "rules": [{"name": "p", "when": {"plan": "pro"}}]}
+    assert segment.apply("--take-over", shards=4, **rest).code == 0
+    folder = tmp_path / "pulled"
+    run = segment.cli("pull", folder, "-e", "production", cwd=segment.project.folder)
+    assert run.code == 0, run.err
+    path = folder / "segments" / f"{segment.name}.yaml"
+    assert yaml.safe_load(path.read_text())["metadata"] == {"shards": 4, **rest}
+    ran = segment.cli("diff", "-f", path, "-e", "production", cwd=segment.project.folder)
+    assert ran.code == 0, ran.out
+    again = segment.cli(
+        "apply", "-f", path, "-e", "production", "--json", cwd=segment.project.folder
+    )
+    assert again.json["changed"] == []
+
+
+LONG = "x" * 513
+BAD_FILES = [
+    (b"a\nb\n\n" + LONG.encode(), "line 4: expected a member of 1 to 512 bytes, found 513"),
+    (b"a\nb\tc\n", "line 2: expected a member without control characters, found U+0009 at ch"),
+    (b"a\rb\n", "line 1: expected a member without control characters, found U+000D at"),
+    ("a\nb\u0085c".encode(), "line 2: expected a member without control characters, found U+0085"),
+    (b"a\0\n", "line 1: expected a member without control characters, found U+0000"),
+    (b"ok\n\xff\xfe\n", "line 2: expected UTF-8, found byte 0xff at offset 0"),
+    (b"y" * 3_000_000, "line 1: expected a member of 1 to 512 bytes, found"),
+]
+
+
+@pytest.mark.parametrize(("data", "told"), BAD_FILES, ids=range(len(BAD_FILES)))
+def test_a_file_with_what_is_no_member_is_refused_by_its_line(
+    cli: Cli, project: Any, tmp_path: Path, data: bytes, told: str
+) -> None:
+    path = tmp_path / "members.txt"
+    path.write_bytes(data)
+    ran = cli("segment", "add", "any", "--from", path, "-e", "production", cwd=project.folder)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert f"{path} {told}" in ran.err
+
+
+def test_a_member_named_is_held_to_the_same(cli: Cli, project: Any) -> None:
+    ran = cli("segment", "add", "any", "good", "a\nb", "-e", "production", cwd=project.folder)
+    assert (ran.code, ran.out) == (1, "")
+    assert "member 2: expected a member without control characters, found U+000A" in ran.err
+
+
+def test_a_file_of_blank_lines_and_no_file_are_told(cli: Cli, project: Any, tmp_path: Path) -> None:
+    path = tmp_path / "members.txt"
+    path.write_bytes(b"\n  \r\n\n")
+    ran = cli("segment", "add", "any", "--from", path, "-e", "production", cwd=project.folder)
+    assert (ran.code, "expected members or --from FILE, found neither" in ran.err) == (2, True)
+    path.unlink()
+    ran = cli("segment", "add", "any", "--from", path, "-e", "production", cwd=project.folder)
+    assert (ran.code, "expected a file of members, found none at" in ran.err) == (1, True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
 import pytest
 
+from control_plane.replica.reader import Replica
 from control_plane.testing import replica
 
 ON_OFF: dict[str, Any] = {"variants": {"on": True, "off": False}, "default": "off"}
@@ -95,6 +97,27 @@ def test_a_chain_without_bound_gives_the_callers_default() -> None:
     with replica(flags=flags) as client:
         assert client.evaluate("f199", True).error_code == "GENERAL"
         assert client.is_enabled("f40")
+
+
+def test_a_writer_that_outruns_every_read_costs_nobody_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, numbers = Replica.read, itertools.count(1_000)
+
+    def moving(replica: Replica, *keys: bytes) -> tuple[int, list[bytes | None]]:
+        return next(numbers), read(replica, *keys)[1]
+
+    with replica(flags={"base": True, "new": asking("base")}) as client:
+        # Each read is of another transaction than the one before it, for ever.
+        monkeypatch.setattr(Replica, "read", moving)
+        handle = client.flags.flag("new")
+        for _ in range(2):
+            assert client.is_enabled("new")
+            assert handle()
+            assert client.flags.value("new", None) is True
+            assert client.flags.variant("new") == "on"
+            assert client.evaluate("new", False).rule == "r"
+        assert next(numbers) > 1_000
 
 
 def test_two_flags_flipped_together_are_never_seen_apart() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from control_plane.errors import ManifestInvalid
+from control_plane.feature_flags.segments import _holds
 from control_plane.testing import replica
 
 ASKING: dict[str, Any] = {
@@ -26,6 +30,32 @@ def test_who_is_excluded_is_no_member_whatever_else_is_said() -> None:
         assert not client.is_enabled("x", "c", context=PRO)
         assert client.is_enabled("x", "d", context=PRO)
         assert not client.is_enabled("x", "d", context={"plan": "free"})
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hashes=st.sets(st.binary(min_size=16, max_size=16), max_size=40),
+    spread=st.integers(0, 3_000),
+    bits=st.integers(0, 16),
+    stranger=st.binary(min_size=16, max_size=16),
+)
+def test_a_hash_is_found_wherever_it_lies_and_no_other(
+    hashes: set[bytes], spread: int, bits: int, stranger: bytes
+) -> None:
+    # Some as they come, all over the run or in a heap, and the even rest around them.
+    even = {sha256(b"%d" % number).digest()[:16] for number in range(spread)}
+    packed = b"".join(sorted(hashes | even))
+
+    def holds(wanted: bytes) -> bool:
+        place = int.from_bytes(wanted[:8], "big") << bits & 0xFFFFFFFFFFFFFFFF
+        return _holds(packed, wanted, place)
+
+    assert all(holds(wanted) for wanted in [*hashes, *list(even)[:40]])
+    assert holds(stranger) is (stranger in hashes | even)
+    # Bytes across two hashes are none.
+    for at in range(8, min(len(packed) - 16, 200), 16):
+        across = packed[at : at + 16]
+        assert holds(across) is (across in hashes | even)
 
 
 def test_rules_alone_make_a_segment_and_need_no_unit() -> None:

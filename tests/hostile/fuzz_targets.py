@@ -353,7 +353,8 @@ def _flag_targets() -> dict[str, Target]:
 
     def contains(body: bytes) -> object:
         raw = _record(format.SEGMENT, body, "beta")[1]
-        return Memberships(lambda *keys: (1, [raw])).contains("beta", "a")
+        memberships = Memberships(lambda *keys: (1, [raw]), Library().segment)
+        return memberships.contains("beta", "a", None, None, {"country": "DE"})
 
     inline = segment_body(SEGMENT)
     return {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from control_plane.publish.segment_edits import (
     shard_of,
     with_members,
 )
+from control_plane.publish.spool import ADDED, REMOVED, STOOD, Blobs, Chosen, Members, Together
 
 
 def flag(**metadata: Any) -> dict[str, Any]:
@@ -164,3 +167,52 @@ def test_a_short_list_stays_in_the_manifest() -> None:
     segment.edit(add=[str(number) for number in range(MAX_LISTED)])
     assert segment.shards == {}
     assert segment.edit(add=["0"]) == 0
+
+
+def test_a_segment_that_moves_into_shards_keeps_its_rules_and_who_is_excluded() -> None:
+    segment = Segment()
+    rest = {"exclude": ["7"], "rules": [{"name": "pro", "when": {"plan": "pro"}}]}
+    segment.document["metadata"] = dict(rest)
+    segment.edit(add=["1", "2"])
+    assert segment.document["metadata"] == {**rest, "members": ["1", "2"]}
+    segment.edit(add=[str(number) for number in range(3_000)])
+    assert segment.document["metadata"] == {**rest, "shards": 4}
+    segment.edit(add=[str(number) for number in range(9_000)])
+    assert segment.document["metadata"] == {**rest, "shards": 6}
+    assert segment.edit(remove=["1"]) == 1
+    assert segment.document["metadata"] == {**rest, "shards": 6}
+
+
+@pytest.mark.parametrize(("bits", "waiting_bytes"), [(0, 0), (3, 500), (8, 5_000), (12, 1 << 20)])
+def test_members_come_back_by_shard_wherever_they_lay(bits: int, waiting_bytes: int) -> None:
+    members = Members(waiting_bytes)
+    stood = {f"m{number}" for number in range(900)}
+    added = {f"m{number}" for number in range(600, 1_500)} | {"ünï", "x" * 512}
+    removed = {f"m{number}" for number in range(0, 1_500, 7)}
+    for what, names in ((STOOD, stood), (ADDED, added), (ADDED, added), (REMOVED, removed)):
+        for name in names:
+            members.note(name, what)
+    for _ in range(2):
+        parts = list(members.parts(bits))
+        assert [part.shard for part in parts] == sorted(part.shard for part in parts)
+        found = [(name, f"{part.shard:04x}") for part in parts for name in part.after]
+        assert len(found) == len(dict(found)) == len((stood | added) - removed)
+        assert all(shard == shard_of(name, bits) for name, shard in found)
+        assert {name for name, _ in found} == (stood | added) - removed
+
+
+def test_blobs_past_the_bound_lie_in_a_file_that_nobody_sees(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    blobs = Blobs(memory_bytes=1_000)
+    given = [bytes([number]) * 300 for number in range(20)]
+    digests = [blobs.add(data) for data in (*given, *given)]
+    assert list(tmp_path.iterdir()) == []
+    assert digests == [sha256(data).hexdigest() for data in given] * 2
+    assert [blobs[digest] for digest in digests] == given * 2
+    assert (len(blobs), list(blobs)) == (20, digests[:20])
+    chosen = Chosen(Together({"d": b"D"}, blobs), {"d", digests[3], "none"})
+    assert dict(chosen) == {"d": b"D", digests[3]: given[3]}
+    with pytest.raises(KeyError):
+        chosen[digests[4]]

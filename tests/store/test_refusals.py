@@ -261,6 +261,88 @@ def of_a_shard_with_anothers_member(bad: Bad) -> bytes:
     return bad.kit.envelope(bad.kit.put(manifest), shard).encode()
 
 
+def shard_of_bits_0(bad: Bad, members: list[str]) -> bytes:
+    manifest = canonical({"kind": "segment", "name": "s", "metadata": {"shards": 0}})
+    data = canonical([*members])
+    bad.blobs = (manifest, data)
+    change = Change(
+        action="put", kind="segment", name="s", replaces=None, shard="0000", digest=sha256_hex(data)
+    )
+    return bad.kit.envelope(bad.kit.put(manifest), change).encode()
+
+
+# What is wrong with a segment, and what the answer says of where it is.
+SEGMENTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "segment/s: expected"),
+    ({"exclude": ["a"]}, "segment/s: expected members, shards or rules"),
+    ({"members": ["a"], "shards": 0}, "metadata"),
+    ({"shards": 17}, "metadata.shards"),
+    ({"shards": -1}, "metadata.shards"),
+    ({"shards": True}, "metadata.shards"),
+    ({"members": ["a", "a"]}, "metadata.members"),
+    ({"members": [7]}, "metadata.members[0]"),
+    ({"members": [""]}, "metadata.members[0]"),
+    ({"members": ["a", "b\nc"]}, "metadata.members[1]: expected a member without control"),
+    ({"members": ["é" * 300]}, "metadata.members[0]: expected a member of 1 to 512 bytes"),
+    ({"members": [str(number) for number in range(501)]}, "metadata.members"),
+    ({"members": [], "exclude": ["\x7f"]}, "metadata.exclude[0]: expected a member without"),
+    ({"members": [], "exclude": "a"}, "metadata.exclude"),
+    ({"rules": []}, "metadata.rules"),
+    ({"rules": [{"name": "r"}]}, "metadata.rules[0]"),
+    ({"rules": [{"name": "r", "when": {}}]}, "metadata.rules[0].when"),
+    ({"rules": [{"name": "r", "when": {"a": {"like": "b"}}}]}, "metadata.rules[0].when.a"),
+    ({"rules": [{"name": "r", "when": {"$segment": "t"}}]}, "metadata.rules[0].when"),
+    (
+        {"rules": [{"name": "r", "when": {"$not": {"$flag": {"f": "on"}}}}]},
+        "metadata.rules[0].when",
+    ),
+    ({"rules": [{"name": "r", "when": {"a": 1}}] * 2}, "metadata.rules[1].name"),
+    ({"rules": [{"name": "r", "when": {"a": 1}, "serve": "on"}]}, "metadata.rules[0]"),
+    ({"member": ["a"]}, "metadata"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "told"), SEGMENTS, ids=range(len(SEGMENTS)))
+async def test_a_malformed_segment_is_refused_with_its_place(
+    lived_in: Any, metadata: dict[str, Any], told: str
+) -> None:
+    bad = Bad(lived_in.installation, lived_in.clock())
+    data = canonical({"kind": "segment", "name": "s", "metadata": metadata})
+    await lived_in.put_blob(data)
+    before = await lived_in.standing()
+    body = bad.kit.envelope(bad.kit.put(data)).encode()
+    answer = await lived_in.request("POST", "/v1/production/changes", body)
+    assert (answer.status, answer.body["code"]) == (400, "manifest_invalid"), answer.body
+    assert told in answer.body["message"]
+    assert await lived_in.standing() == before
+
+
+SHARDS: list[tuple[list[Any], str]] = [
+    (["b", "a"], "shard 0000: expected members sorted and each once"),
+    (["a", "a"], "shard 0000: expected members sorted and each once"),
+    (["a", 7], "shard 0000: expected a list of member strings"),
+    ([""], "shard 0000 member 1: expected a member of 1 to 512 bytes, found 0"),
+    (["a", "b\tc"], "shard 0000 member 2: expected a member without control characters"),
+    (["é" * 300], "shard 0000 member 1: expected a member of 1 to 512 bytes, found 600"),
+    (sorted(map(str, range(2_001))), "shard 0000: expected at most 2000 members, found 2001;"),
+]
+
+
+@pytest.mark.parametrize(("members", "told"), SHARDS, ids=range(len(SHARDS)))
+async def test_a_malformed_shard_is_refused_with_its_place(
+    lived_in: Any, members: list[Any], told: str
+) -> None:
+    bad = Bad(lived_in.installation, lived_in.clock())
+    body = shard_of_bits_0(bad, members)
+    for data in bad.blobs:
+        await lived_in.put_blob(data)
+    before = await lived_in.standing()
+    answer = await lived_in.request("POST", "/v1/production/changes", body)
+    assert (answer.status, answer.body["code"]) == (400, "manifest_invalid"), answer.body
+    assert f"segment/s {told}" in answer.body["message"]
+    assert await lived_in.standing() == before
+
+
 TABLE: list[tuple[Callable[[Bad], bytes], int, str]] = [
     (unsigned, 403, "threshold_not_reached"),
     (by_a_stranger, 403, "signature_invalid"),

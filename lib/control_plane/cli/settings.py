@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import click
 
@@ -243,11 +243,26 @@ def read_file(path: Path, what: str, cure: str) -> bytes:
     """
     try:
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise NotFound(f"expected {what}, found none at {path}; {cure}") from error
     except OSError as error:
-        found = (error.strerror or str(error)).lower()
-        raise NotFound(f"expected {what}, found {found} at {path}; {cure}") from error
+        raise _no_file(error, path, what, cure) from error
+
+
+def open_file(path: Path, what: str, cure: str) -> BinaryIO:
+    """The file itself, for one that may be large; as ``read_file``.
+
+    Raises:
+        NotFound: there is none, or none that can be read; says ``what`` it was to be.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _no_file(error, path, what, cure) from error
+
+
+def _no_file(error: OSError, path: Path, what: str, cure: str) -> NotFound:
+    missing = isinstance(error, FileNotFoundError)
+    found = "none" if missing else (error.strerror or str(error)).lower()
+    return NotFound(f"expected {what}, found {found} at {path}; {cure}")
 
 
 def read_token(path: Path) -> str:

@@ -49,7 +49,8 @@ from control_plane.feature_flags.table import Library, Table
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Protocol
+    from contextlib import AbstractContextManager
+    from typing import Any, NoReturn, Protocol
 
     Context = Mapping[str, Any]
 
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
         ) -> bool: ...
 
 
-ROUNDS = 100
+ROUNDS = 10
 POINTS = 100_000
 MAX_COPY_DEPTH = 64
 
@@ -379,6 +380,10 @@ class FlagEvaluator:
         """Begin an empty table in place of one that met a newer transaction."""
         raise NotImplementedError
 
+    def _held(self) -> AbstractContextManager[FlagEvaluator]:
+        """These flags as of one transaction, so that no record of them can be of another."""
+        raise NotImplementedError
+
     def _forget_handles(self) -> None:
         """Let every handle ask the table again; to be called after the table was replaced."""
         # A copy: a handle may be collected meanwhile.
@@ -401,8 +406,7 @@ class FlagEvaluator:
                     return answer
             except Moved:
                 self._dropped(table)
-        self._library.complain(name, "expected records of one transaction, found the writer moving")
-        return None
+        return _moving
 
     def _again(
         self,
@@ -438,9 +442,9 @@ class FlagEvaluator:
                 return answer, flag
             except Moved:
                 self._dropped(table)
-        reason = "expected records of one transaction, found the writer moving"
-        flag = self._library.fault(name, GENERAL, reason)
-        return flag.bound(mode), flag
+        # A writer that outruns one read after another moves no snapshot that is held.
+        with self._held() as flags:
+            return flags._decided(mode, name, user_id, tenant_id, context)
 
     def _called(
         self,
@@ -525,6 +529,11 @@ class FlagEvaluator:
     def _complain_mismatch(self, name: str, wanted: str, value: Any) -> None:
         found = _TYPE_OF_DEFAULT[value.__class__]
         self._library.complain(name, f"{TYPE_MISMATCH}: expected {wanted}, found {found}")
+
+
+def _moving(user_id: Any, tenant_id: Any, context: Any) -> NoReturn:
+    """An answer that could not be had in time: whoever calls it evaluates step by step."""
+    raise Moved
 
 
 class BoundFlags:

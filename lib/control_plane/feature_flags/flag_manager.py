@@ -208,6 +208,9 @@ class FeatureFlagManager(FlagEvaluator):
             self._table = table = self._absent()
         return table
 
+    def _held(self) -> PinnedFlags:
+        return self.pinned()
+
     def _dropped(self, table: Table) -> None:
         for key, held in self._tables.copy().items():
             if held is table:

@@ -18,7 +18,7 @@ from control_plane.feature_flags.bucketing import unit_of
 from control_plane.feature_flags.compile import Moved
 from control_plane.feature_flags.definition import parse_segment_rules
 from control_plane.feature_flags.packed import unpack
-from control_plane.replica.format import SEGMENT, decode_record, record_key
+from control_plane.replica.format import SEGMENT, record_body, record_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,20 +31,38 @@ if TYPE_CHECKING:
     Compile = Callable[[Definition], Callable[..., Any]]
 
 HASH_BYTES = 16
+NEAR = 32
 MAX_SHARD_BITS = 16
 
 
 class Segment:
-    """A segment as its record has it; ``members`` are packed hashes or the number of shard bits."""
+    """A segment as its record has it: packed hashes of members, or how many bits choose a shard.
 
-    __slots__ = ("excluded", "members", "rules")
+    ``listed`` are the hashes where there are no shards; ``shards`` is what their keys begin with,
+    empty where there are none.
+    """
+
+    __slots__ = ("bits", "excluded", "hash", "listed", "rules", "shards")
 
     def __init__(
-        self, members: bytes | int, excluded: bytes = b"", rules: Callable[..., Any] | None = None
+        self,
+        listed: bytes,
+        excluded: bytes = b"",
+        rules: Callable[..., Any] | None = None,
+        shards: bytes = b"",
+        bits: int = 0,
     ) -> None:
-        self.members = members
+        self.listed = listed
         self.excluded = excluded
         self.rules = rules
+        self.shards = shards
+        self.bits = bits
+        self.hash: Callable[..., Any] | None = None
+        if listed or excluded or shards:
+            # Imported here: loading OpenSSL costs a millisecond, and many use no segment.
+            from hashlib import sha256
+
+            self.hash = sha256
 
 
 class Memberships:
@@ -83,23 +101,34 @@ class Memberships:
         if segment is None:
             segment = self._segments[name] = self._segment(name)
         unit = unit_of(value)
-        if unit is not None and (segment.members != b"" or segment.excluded):
-            # Imported here: loading OpenSSL costs a millisecond, and many use no segment.
-            from hashlib import sha256
-
-            digest = sha256(unit).digest()
+        if unit is not None and segment.hash is not None:
+            digest = segment.hash(unit).digest()
             wanted = digest[:HASH_BYTES]
-            if segment.excluded and _holds(segment.excluded, wanted):
+            number = int.from_bytes(digest[:8], "big")
+            if segment.excluded and _holds(segment.excluded, wanted, number):
                 return False
-            members = segment.members
-            if members.__class__ is int:
-                members = self._body(name, shard_of(digest, members))
-            if _holds(members, wanted):  # type: ignore[arg-type]  # bytes by now
+            if segment.shards:
+                bits = segment.bits
+                # The key of a shard, as ``record_key`` has it.
+                key = segment.shards + b"%04x" % (number >> (64 - bits))
+                txn, (raw,) = self._read(key)
+                if self._txn.setdefault("id", txn) != txn:
+                    raise Moved
+                if raw is not None:
+                    packed = record_body(key, raw)
+                    if len(packed) % HASH_BYTES:
+                        _whole(name, packed)
+                    if _holds(packed, wanted, number << bits & 0xFFFFFFFFFFFFFFFF):
+                        return True
+            elif _holds(segment.listed, wanted, number):
                 return True
         return segment.rules is not None and segment.rules(user_id, tenant_id, context) is True
 
     def _segment(self, name: str) -> Segment:
-        body = self._body(name)
+        key = record_key(SEGMENT, name)
+        txn, (raw,) = self._read(key)
+        self.join(txn)
+        body = b"" if raw is None else record_body(key, raw)
         if not body:
             return Segment(b"")
         try:
@@ -108,23 +137,16 @@ class Memberships:
             excluded, rules = content.get("exclude", b""), content.get("rules")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise _corrupt(name, "members or shards", repr(error)) from error
-        if isinstance(members, bytes):
-            _whole(name, members)
-        elif not (type(members) is int and 0 <= members <= MAX_SHARD_BITS):
-            raise _corrupt(name, f"0 to {MAX_SHARD_BITS} shard bits", repr(members))
         if not isinstance(excluded, bytes):
             raise _corrupt(name, "hashes that are excluded", repr(excluded))
         compiled = None if rules is None else self._compile(parse_segment_rules(rules))
-        return Segment(members, _whole(name, excluded), compiled)
-
-    def _body(self, segment: str, *shard: str) -> bytes:
-        key = record_key(SEGMENT, segment, *shard)
-        txn, (raw,) = self._read(key)
-        self.join(txn)
-        if raw is None:
-            return b""
-        body = decode_record(key, raw).body
-        return _whole(segment, body) if shard else body
+        if isinstance(members, bytes):
+            return Segment(_whole(name, members), _whole(name, excluded), compiled)
+        if not (type(members) is int and 0 <= members <= MAX_SHARD_BITS):
+            raise _corrupt(name, f"0 to {MAX_SHARD_BITS} shard bits", repr(members))
+        # A name is so short that no key of its shards is cut.
+        shards = record_key(SEGMENT, name, "")
+        return Segment(b"", _whole(name, excluded), compiled, shards, members)
 
 
 def shard_of(digest: bytes, bits: int) -> str:
@@ -132,15 +154,30 @@ def shard_of(digest: bytes, bits: int) -> str:
     return f"{int.from_bytes(digest[:2], 'big') >> (16 - bits):04x}"
 
 
-def _holds(packed: bytes, wanted: bytes) -> bool:
-    """Whether a sorted run of 16-byte hashes holds one; nine comparisons for 500 members."""
+def _holds(packed: bytes, wanted: bytes, place: int) -> bool:
+    """Whether a sorted run of 16-byte hashes holds one.
+
+    Hashes are spread evenly, so one lies near where its bits put it: ``place`` of 2^64 through the
+    run. Where the 64 around that cannot decide, as among hashes that were chosen, all are searched.
+    """
+    near = place * (len(packed) // HASH_BYTES) >> 64
+    start = HASH_BYTES * (near - NEAR) if near > NEAR else 0
+    stop = HASH_BYTES * (near + NEAR)
+    found = packed.find(wanted, start, stop)
+    if found >= 0 and not found % HASH_BYTES:
+        return True
+    if found < 0:
+        above = not start or packed[start : start + HASH_BYTES] <= wanted
+        if above and (stop >= len(packed) or wanted <= packed[stop - HASH_BYTES : stop]):
+            return False
+    # Not found in there, or across two hashes.
     low, high = 0, len(packed) // HASH_BYTES
     while low < high:
         middle = (low + high) // 2
-        found = packed[middle * HASH_BYTES : (middle + 1) * HASH_BYTES]
-        if found == wanted:
+        between = packed[middle * HASH_BYTES : (middle + 1) * HASH_BYTES]
+        if between == wanted:
             return True
-        if found < wanted:
+        if between < wanted:
             low = middle + 1
         else:
             high = middle

@@ -7,6 +7,7 @@ In this order, and the first refusal is the answer:
 2. metadata repeats no field of the envelope, and the document fits its kind's JSON Schema;
 3. the rules a schema cannot say, on what each environment will see:
    - flag: variants, weights and names of the flag itself and of each environment's merged result;
+   - segment: names and operands of its rules;
    - config: every environment's and tenant's merged values fit the config's own schema, and are
      20 million leaves at most taken together; keys that start with ``$`` and ``${`` in text are
      reserved;
@@ -281,7 +282,13 @@ def _flag_refusal(what: str, block: str | None, error: ManifestInvalid) -> Manif
 
 
 def _check_segment(document: dict[str, Any], what: str, environment: str | None) -> None:
-    """All of a segment is in its schema."""
+    from control_plane.feature_flags.definition import parse_segment_rules
+
+    if "rules" in document["metadata"]:
+        try:
+            parse_segment_rules(document["metadata"]["rules"])
+        except ManifestInvalid as error:
+            raise _flag_refusal(what, None, error) from error
 
 
 def _check_config(document: dict[str, Any], what: str, environment: str | None) -> None:

@@ -6,7 +6,7 @@ environment's heads, fills in each ``replaces`` and signs. Nothing here asks a s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from control_plane.log.statements import Change, Key
 from control_plane.manifests.documents import blob, parse_reference, reference
 from control_plane.manifests.validation import validate
 from control_plane.names import MAX_REASON_BYTES, VERSIONED_KINDS
+from control_plane.publish.segment_edits import Shards
 from control_plane.publish.sign import check_checksum
+from control_plane.publish.spool import Blobs
 
 
 class Proposal:
@@ -37,7 +39,7 @@ class Proposal:
         self.reason = reason
         self.verb = verb
         self.changes: dict[Key, Change] = {}
-        self.blobs: dict[str, bytes] = {}
+        self.blobs = Blobs()
         self.manifests: dict[Key, dict[str, Any]] = {}
         """The documents put, by key: what a publisher signs for their author when they are not."""
         self.rewritten: set[Key] = set()
@@ -75,16 +77,21 @@ class Proposal:
 
     def put_shard(self, name: str, shard: str, members: Sequence[str]) -> Key:
         """Propose one shard of a segment; ``shard`` is its index in 4 hex digits."""
-        return self.put_bytes(
-            Change(action="put", kind="segment", name=name, replaces=None, shard=shard),
-            canonical(list[Json](sorted(set(members)))),
-        )
+        return self._put_shard(name, shard, canonical(list[Json](sorted(set(members)))))
+
+    def put_shards(self, name: str, shards: Shards, but: Container[Key] = ()) -> None:
+        """Propose shards of a segment, one after another; those ``but`` some keys."""
+        for shard in shards:
+            if Key("segment", name, f"s/{shard}") not in but:
+                self._put_shard(name, shard, shards.blob(shard))
+
+    def _put_shard(self, name: str, shard: str, data: bytes) -> Key:
+        change = Change(action="put", kind="segment", name=name, replaces=None, shard=shard)
+        return self.put_bytes(change, data)
 
     def put_bytes(self, change: Change, data: bytes) -> Key:
         """Propose a put of exact bytes, such as a blob of an earlier generation."""
-        digest = sha256_hex(data)
-        self.blobs[digest] = data
-        return self._add(replace(change, digest=digest, replaces=None))
+        return self._add(replace(change, digest=self.blobs.add(data), replaces=None))
 
     def put_again(self, change: Change, *, rewrite: bool = False) -> Key:
         """Propose a change of an earlier generation again; the store still holds its blob.

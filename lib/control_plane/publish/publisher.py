@@ -41,6 +41,7 @@ from control_plane.publish.client import StoreClient, Submission
 from control_plane.publish.proposal import Proposal, manifest_change
 from control_plane.publish.resharding import Resharding
 from control_plane.publish.sign import is_signed, signed
+from control_plane.publish.spool import Chosen, Together
 
 if TYPE_CHECKING:
     from control_plane.publish.keyfiles import KeySigner
@@ -156,7 +157,7 @@ class Publisher:
         origin, heads = self._heads(proposal.environment, list(proposal.changes))
         shards = Resharding(self, proposal, heads)
         heads = heads | shards.heads
-        blobs = proposal.blobs | shards.proposal.blobs
+        documents: dict[str, bytes] = {}
         rewritten = proposal.rewritten | shards.proposal.rewritten
         changes, unchanged = [], []
         for key, change in (proposal.changes | shards.proposal.changes).items():
@@ -167,13 +168,13 @@ class Publisher:
                     unchanged.append(key)
                     continue
                 change, data = manifest_change(change, self._signed(document))
-                blobs[str(change.digest)] = data
+                documents[str(change.digest)] = data
             if key not in rewritten and _same(change, head):
                 unchanged.append(key)
                 continue
             changes.append(replace(change, replaces=None if head is None else head.generation))
         needed = {change.digest for change in changes}
-        kept = {digest: data for digest, data in blobs.items() if digest in needed}
+        kept = Chosen(Together(documents, proposal.blobs, shards.proposal.blobs), needed)
         return Comparison(
             origin, tuple(changes), kept, tuple(unchanged), heads, frozenset(shards.names)
         )
@@ -270,9 +271,8 @@ class Publisher:
             verb=proposal.verb,
         )
         digests = {change.digest for change in changes}
-        blobs = {digest: data for digest, data in comparison.blobs.items() if digest in digests}
-        if listed is not None:
-            blobs[sha256_hex(listed)] = listed
+        change_list = {} if listed is None else {sha256_hex(listed): listed}
+        blobs = Together(Chosen(comparison.blobs, digests), change_list)
         if not self.signers:
             raise InputInvalid(
                 "change set: expected a key to sign with, found none; pass --key FILE"

@@ -77,10 +77,9 @@ class Resharding:
             self.proposal.rewritten.add(each)
         if all(each in self._asked.changes for each in keys.values()):
             return
-        members = set() if before is None else members_of(before, self._reader(key.name))
-        for shard, held in in_shards(document, members).items():
-            if keys[shard] not in self._asked.changes:
-                self.proposal.put_shard(key.name, shard, held)
+        members = () if before is None else members_of(before, self._reader(key.name))
+        shards = in_shards(document, members)
+        self.proposal.put_shards(key.name, shards, but=self._asked.changes)
 
     def _delete(self, key: Key, wanted: set[str]) -> None:
         """Those left over; a shard that lies there from another time goes too."""

@@ -219,14 +219,15 @@ class Materialiser:
             known = before is not None and before.status == SERVED
             if before is None or not known or after is None or not after.body:
                 continue
-            shards = {
-                int(key.part[2:], 16): serving.plan.record(record_key(SEGMENT, name, key.part[2:]))
-                for key in serving.keys
-                if (key.kind, key.name) == ("segment", name) and key.part
-            }
-            put = {index for index, record in shards.items() if record and record.status != DELETED}
-            counts = _shard_count(before), _shard_count(after)
-            check_shards(name, *counts, put, shards.keys() - put)
+            put: set[int] = set()
+            deleted: set[int] = set()
+            for key in serving.keys:
+                if (key.kind, key.name) == ("segment", name) and key.part:
+                    shard = key.part[2:]
+                    record = serving.plan.record(record_key(SEGMENT, name, shard))
+                    live = record is not None and record.status != DELETED
+                    (put if live else deleted).add(int(shard, 16))
+            check_shards(name, _shard_count(before), _shard_count(after), put, deleted)
 
     def _config(self, serving: Serving, change: Change, checked: Checked | None) -> None:
         plan = serving.plan

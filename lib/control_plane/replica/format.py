@@ -191,6 +191,25 @@ def decode_record(key: bytes, data: bytes) -> Record:
     return Record(kind, status, min_reader, head, served, digest, body)
 
 
+def record_body(key: bytes, data: bytes) -> bytes:
+    """Return the body of the record stored under ``key``; as `decode_record`, at half the cost.
+
+    Raises:
+        ReplicaCorrupt | FormatUnsupported: as `decode_record`.
+    """
+    if len(data) >= HEADER_BYTES:
+        format_, kind, min_reader, _, length, _, _, digest = _HEADER.unpack_from(data)
+        body = data[HEADER_BYTES:]
+        if (
+            digest == xxh3_64_intdigest(key + body)
+            and format_ == FORMAT >= min_reader
+            and kind == key[0]
+            and length == len(body)
+        ):
+            return body
+    return decode_record(key, data).body
+
+
 def describe_key(key: bytes) -> str:
     """Return a record key as people write it: ``config/acme/database.url``."""
     if not key:
