@@ -73,6 +73,24 @@ def test_a_flag_that_another_asks_for_is_not_counted() -> None:
         assert client.flags.counts() == {("new", "on"): 1}
 
 
+def test_what_an_override_answers_is_not_counted() -> None:
+    with replica(flags={"x": False}) as client:
+        with client.flags.override({"x": True}):
+            assert client.is_enabled("x")
+            assert client.is_enabled("x", "u", rollout_percentage=100)
+            assert client.evaluate("x", False).value is True
+        assert client.flags.counts() == {}
+
+
+def test_what_was_counted_can_be_read_after_the_manager_was_closed() -> None:
+    with replica(flags={"x": True}) as client:
+        client.is_enabled("x")
+        client.flags.close()
+        assert not client.is_enabled("x")
+        assert client.evaluate("x", False).variant is None
+        assert client.flags.counts() == {("x", "on"): 1}
+
+
 def test_counts_go_on_over_changes_of_a_flag() -> None:
     with replica(flags={"x": True}) as client:
         for number in range(3 * KEPT):

@@ -73,16 +73,47 @@ class Library:
     ``now`` gives seconds since 1970, for rules with a schedule.
     """
 
-    __slots__ = ("_compiler", "_decoded", "_last", "_unpack", "counts", "now", "overridden")
+    __slots__ = (
+        "_compiler",
+        "_decoded",
+        "_last",
+        "_overrides",
+        "_unpack",
+        "counts",
+        "now",
+        "overridden",
+    )
 
     def __init__(self, counting: bool = False, now: Callable[[], float] = wall_clock) -> None:
         self.counts = Counts() if counting else None
         self.now = now
         self.overridden: dict[str, CompiledFlag] = {}
+        self._overrides: tuple[dict[str, CompiledFlag], ...] = ()
         self._compiler = Compiler(self.counts)
         self._unpack: Callable[[bytes], Any] = unpack
         self._decoded = 0
         self._last: dict[str, tuple[bytes, CompiledFlag]] = {}
+
+    def emptied(self) -> Library:
+        """One that knows no record; it answers what is overridden here."""
+        other = Library(now=self.now)
+        other.overridden = self.overridden
+        return other
+
+    def override(self, flags: dict[str, CompiledFlag]) -> None:
+        """Answer these flags so until ``restore``; of two that name one flag the later wins."""
+        self._override((*self._overrides, flags))
+
+    def restore(self, flags: dict[str, CompiledFlag]) -> None:
+        """End one ``override`` of these flags, whichever others came after it."""
+        kept = list(self._overrides)
+        # The last one: a block may be entered again inside itself.
+        del kept[max(index for index, each in enumerate(kept) if each is flags)]
+        self._override(tuple(kept))
+
+    def _override(self, overrides: tuple[dict[str, CompiledFlag], ...]) -> None:
+        self._overrides = overrides
+        self.overridden = {name: flag for each in overrides for name, flag in each.items()}
 
     def flag(self, name: str, key: bytes, raw: bytes | None) -> CompiledFlag:
         """The compiled form of a raw record.
@@ -134,7 +165,7 @@ class Library:
 
     def count(self, name: str, variant: str) -> None:
         """Count a variant that was served without a counter's step."""
-        if self.counts is not None:
+        if self.counts is not None and name not in self.overridden:
             self.counts.step(name, variant, DETAILS, None)()
 
     def segment(self, definition: Definition) -> Callable[..., Any]:
