@@ -388,9 +388,11 @@ def test_what_a_call_gives_a_bound_manager_wins_over_what_was_bound(node: Node) 
     assert flags.bind(user_id="other").is_enabled("checkout", context={"user_id": "mine"})
     assert not flags.bind(user_id="mine").is_enabled("checkout", context={"user_id": "other"})
     assert flags.bind(user_id="mine").is_enabled("checkout", context={"user_id": None})
-    for context in ({"age": 7}, MappingProxyType({"age": 7}), MappingProxyType({})):
+    contexts: list[Any] = [{"age": 7}, MappingProxyType({"age": 7}), MappingProxyType({})]
+    for context in contexts:
         assert flags.bind(plan="pro").is_enabled("checkout", context=context)
-    for context in ({"plan": "free"}, MappingProxyType({"plan": "free"})):
+    contexts = [{"plan": "free"}, MappingProxyType({"plan": "free"})]
+    for context in contexts:
         assert not flags.bind(plan="pro").is_enabled("checkout", context=context)
     found = flags.bind(plan="pro").evaluate("checkout", True, context=7)  # type: ignore[arg-type]
     assert found.error_code == "INVALID_CONTEXT"
