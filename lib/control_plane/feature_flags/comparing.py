@@ -128,7 +128,9 @@ def _is_time(text: str) -> bool:
         and text[10] in "Tt "
         and text[13] == text[16] == ":"
         and text[5] in _DIGITS
-        and (text[-1] in "Zz" or (text[-6] in "+-" and text[-3] == ":"))
+        # Hour 24 and minute 60 of an offset are read by some interpreters, and are no RFC 3339.
+        and text[11:13] < "24"
+        and (text[-1] in "Zz" or (text[-6] in "+-" and text[-3] == ":" and text[-2:] < "60"))
         and "," not in text
     )
 
