@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import operator
 import re
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
+from control_plane.feature_flags.comparing import contains, seconds_of
 from control_plane.feature_flags.evaluation import Evaluation
 from control_plane.feature_flags.flag_manager import PinnedFlags
 from control_plane.feature_flags.table import Library
@@ -571,6 +573,49 @@ def test_no_value_in_a_context_makes_a_call_raise(kind: str) -> None:
             assert answers <= {True, False}
             assert flags.is_enabled("checkout", *ids, context, rollout_percentage=0) in answers
             assert flags.variant("checkout", *ids, context) in ("on", "off", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-01-31T24:00:00Z", "2026-01-31T08:00:00+02:60", "2026-01-31T08:00:00-23:99"],
+)
+def test_hours_and_minutes_that_no_clock_shows_are_no_time(text: str) -> None:
+    # Interpreters differ in what they read: a newer one takes hour 24, all take such offsets.
+    assert seconds_of(text) is None
+
+
+class Plan(enum.StrEnum):
+    PRO = "pro"
+
+
+def test_a_text_of_the_applications_own_class_is_found_in_a_list() -> None:
+    rule = {"name": "r", "when": {"plan": {"contains": "pro"}}, "serve": "on"}
+    flag = {"variants": {"on": True, "off": False}, "default": "off", "rules": [rule]}
+    flags = flags_of("f", flag, None, {})
+    for context in ({"plan": [Plan.PRO]}, {"plan": ("x", Plan.PRO)}, {"plan": Plan.PRO}):
+        assert flags.is_enabled("f", context=context)
+        assert flags.explain("f", context=context).steps[-1].endswith("serves on")
+
+
+def test_members_of_a_list_are_looked_up_and_not_compared_with_each_text() -> None:
+    class Counted(str):
+        asked = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.asked += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    assert not contains(["x"] * 100, tuple(Counted(f"t{number}") for number in range(1000)))
+    assert Counted.asked < 1000
+
+
+@pytest.mark.parametrize("context", ["plan", 7, ["plan"], object()])
+def test_a_flag_that_asks_nothing_is_explained_whatever_the_context(context: Any) -> None:
+    flag = {"variants": {"on": True, "off": False}, "default": "on"}
+    told = flags_of("f", flag, None, {}).explain("f", context=context)
+    assert (told.evaluation.value, told.steps) == (True, ("the default: serves on",))
 
 
 @pytest.mark.parametrize("context", ["plan", 7, ["plan"], object()])

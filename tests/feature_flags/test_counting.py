@@ -44,11 +44,51 @@ def test_defaults_of_callers_explanations_and_looks_at_all_are_not_counted() -> 
         assert client.flags.counts() == {}
 
 
+PRO: dict[str, Any] = {
+    "ruled": {"rules": [{"name": "r", "when": {"plan": "pro"}, "serve": "on"}]},
+    "targeted": {"targeting": {"if": [{"==": [{"var": "plan"}, "pro"]}, "on", None]}},
+}
+
+
+@pytest.mark.parametrize("kind", PRO)
+def test_a_flag_without_a_default_that_counts_says_nothing_of_errors(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"{kind}-without-default"
+    with replica(flags={name: {**ON_OFF, **PRO[kind], "default": None}}) as client:
+        assert client.is_enabled(name, default=True)
+        assert client.flags.variant(name, default="mine") == "mine"
+        assert client.value(name, 7) == 7
+        assert client.flags.flag(name)(default=True)
+        assert client.flags.counts() == {}
+        assert not caplog.records
+        assert client.is_enabled(name, context={"plan": "pro"})
+        assert client.flags.counts() == {(name, "on"): 1}
+
+
 def test_a_flag_that_another_asks_for_is_not_counted() -> None:
     rule = {"name": "r", "when": {"$flag": {"base": "on"}}, "serve": "on"}
     with replica(flags={"base": True, "new": {**ON_OFF, "rules": [rule]}}) as client:
         assert client.is_enabled("new")
         assert client.flags.counts() == {("new", "on"): 1}
+
+
+def test_what_an_override_answers_is_not_counted() -> None:
+    with replica(flags={"x": False}) as client:
+        with client.flags.override({"x": True}):
+            assert client.is_enabled("x")
+            assert client.is_enabled("x", "u", rollout_percentage=100)
+            assert client.evaluate("x", False).value is True
+        assert client.flags.counts() == {}
+
+
+def test_what_was_counted_can_be_read_after_the_manager_was_closed() -> None:
+    with replica(flags={"x": True}) as client:
+        client.is_enabled("x")
+        client.flags.close()
+        assert not client.is_enabled("x")
+        assert client.evaluate("x", False).variant is None
+        assert client.flags.counts() == {("x", "on"): 1}
 
 
 def test_counts_go_on_over_changes_of_a_flag() -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgpack
@@ -375,6 +376,53 @@ def test_a_bound_manager_fills_in_its_caller(node: Node) -> None:
     assert bound.is_enabled("f", tenant_id="other") is False
     assert bound.is_enabled("f", context={"plan": "free"}) is False
     assert bound.is_enabled("f", context={"region": "eu"}) is True
+
+
+def test_what_a_call_gives_a_bound_manager_wins_over_what_was_bound(node: Node) -> None:
+    rules = [
+        {"name": "user", "when": {"user_id": "mine"}, "serve": "on"},
+        {"name": "plan", "when": {"plan": "pro"}, "serve": "on"},
+    ]
+    node.put("checkout", {**ON_OFF, "rules": rules})
+    flags = node.manager()
+    assert flags.bind(user_id="other").is_enabled("checkout", context={"user_id": "mine"})
+    assert not flags.bind(user_id="mine").is_enabled("checkout", context={"user_id": "other"})
+    assert flags.bind(user_id="mine").is_enabled("checkout", context={"user_id": None})
+    contexts: list[Any] = [{"age": 7}, MappingProxyType({"age": 7}), MappingProxyType({})]
+    for context in contexts:
+        assert flags.bind(plan="pro").is_enabled("checkout", context=context)
+    contexts = [{"plan": "free"}, MappingProxyType({"plan": "free"})]
+    for context in contexts:
+        assert not flags.bind(plan="pro").is_enabled("checkout", context=context)
+    found = flags.bind(plan="pro").evaluate("checkout", True, context=7)  # type: ignore[arg-type]
+    assert found.error_code == "INVALID_CONTEXT"
+
+
+def test_overrides_that_overlap_end_each_by_itself(node: Node) -> None:
+    node.commit(node.flag("one", ON_OFF), node.flag("two", ON_OFF))
+    flags = node.manager()
+    first, second = flags.override({"one": True}), flags.override({"two": True})
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (flags.is_enabled("one"), flags.is_enabled("two")) == (False, True)
+    second.__exit__(None, None, None)
+    assert (flags.is_enabled("one"), flags.is_enabled("two")) == (False, False)
+    with first, flags.override({"one": False}), first:
+        assert flags.is_enabled("one")
+    assert not flags.is_enabled("one")
+
+
+def test_overrides_answer_views_and_explanations_without_a_replica(tmp_path: Path) -> None:
+    with FeatureFlagManager(replica=tmp_path, environment="production") as flags:
+        with flags.override({"checkout": True}):
+            assert flags.is_enabled("checkout")
+            with flags.pinned() as view:
+                assert view.is_enabled("checkout")
+            assert flags.explain("checkout").evaluation == flags.evaluate("checkout", None)
+            assert set(flags.all_flags()) == {"checkout"}
+        with flags.pinned() as view:
+            assert not view.is_enabled("checkout")
 
 
 def test_a_pinned_view_keeps_its_generation(node: Node) -> None:

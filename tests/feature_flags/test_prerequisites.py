@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from control_plane.errors import ReplicaBusy
+from control_plane.feature_flags.table import Table
 from control_plane.replica.reader import Replica
 from control_plane.testing import replica
 
@@ -118,6 +120,52 @@ def test_a_writer_that_outruns_every_read_costs_nobody_an_answer(
             assert client.flags.variant("new") == "on"
             assert client.evaluate("new", False).rule == "r"
         assert next(numbers) > 1_000
+
+
+def test_flags_that_share_what_they_ask_for_are_asked_once_each() -> None:
+    """Two flags a storey, each asking both below it: 2^40 ways down and 80 flags."""
+    flags: dict[str, Any] = {"a0": True, "b0": True}
+    for number in range(1, 40):
+        below = asking(f"a{number - 1}", f"b{number - 1}")
+        flags |= {f"a{number}": below, f"b{number}": below}
+    with replica(flags=flags) as client:
+        assert client.is_enabled("a39")
+        assert client.flags.explain("a39").evaluation.value is True
+        client.set_flag("b0", False)
+        assert not client.is_enabled("a39")
+
+
+def test_a_chain_that_asks_its_next_link_by_two_rules_is_asked_once_each() -> None:
+    def twice(name: str) -> dict[str, Any]:
+        rules = [
+            {"name": variant, "when": {"$flag": {name: variant}}, "serve": "on"}
+            for variant in ("off", "on")
+        ]
+        return {**ON_OFF, "rules": rules}
+
+    flags: dict[str, Any] = {"f0": True}
+    flags |= {f"f{number}": twice(f"f{number - 1}") for number in range(1, 50)}
+    with replica(flags=flags) as client:
+        assert client.is_enabled("f49")
+
+
+def test_a_flag_whose_records_cannot_be_read_now_gives_the_callers_default() -> None:
+    with replica(flags={"base": True, "new": asking("base"), "newer": asking("new")}) as client:
+        flags = client.flags
+        assert flags.is_enabled("newer")
+        table = flags._table
+
+        def busy(*keys: bytes) -> Any:
+            raise ReplicaBusy("expected a snapshot, found the writer moving")
+
+        flags._table = Table(flags._library, busy, table.word, table.seen)
+        for name in ("new", "newer"):
+            assert flags.is_enabled(name, default=True)
+            assert not flags.flag(name)()
+            found = flags.evaluate(name, True)
+            assert (found.value, found.error_code) == (True, "GENERAL")
+        flags.refresh()
+        assert flags.is_enabled("newer")
 
 
 def test_two_flags_flipped_together_are_never_seen_apart() -> None:

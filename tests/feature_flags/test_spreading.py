@@ -14,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 from control_plane.feature_flags.bucketing import point_of, seed_of, served, threshold
 from control_plane.feature_flags.rebucketing import Moves, moves, sample, split_attribute
 
+ON_OFF = {"variants": {"on": True, "off": False}, "default": "off", "disabled": "off"}
 UNITS = [f"unit-{number}".encode() for number in range(1_000_000)]
 BINS = 1_000
 
@@ -103,3 +104,13 @@ def test_constants_and_conditions_are_asked_too() -> None:
 def test_units_go_by_what_the_first_split_goes_by() -> None:
     assert split_attribute(split(25)) == "tenant_id"
     assert split_attribute(ON_OFF) is None
+
+
+def test_a_report_keeps_the_attributes_beside_the_unit_whatever_they_are() -> None:
+    split = [{"variant": "on", "weight": 1}, {"variant": "off", "weight": 0}]
+    when = {"user.plan": "pro", "$not": {"tags": {"in": ["a"]}}}
+    after = {**ON_OFF, "rules": [{"name": "r", "when": when, "serve": split, "by": "user.id"}]}
+    context = {"user": {"plan": "pro"}, "tags": ["a"]}
+    found = moves("x", ON_OFF, after, sample(10), by="user.id", context=context, now=0.0)
+    assert found.pairs == {("off", "on"): 10}
+    assert context == {"user": {"plan": "pro"}, "tags": ["a"]}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.cli.linting import known_of
 from control_plane.manifests.linting import Known, asked_flags, lint, rings
 from control_plane.manifests.validation import validate
 
@@ -49,6 +50,28 @@ SOUND = [
     flag({"when": {"user.country": "DE", "age": {"gte": 18, "lt": 65}}}),
     flag({"when": {"user_id": "u1", "tenant_id": {"in": ["a"]}, "targetingKey": "k"}}),
 ]
+
+
+COLOURS: dict[str, Any] = {
+    "variants": {"red": "r", "blue": "b"}, "default": "red", "disabled": "red",
+}  # fmt: skip
+
+
+def test_a_variant_that_one_environment_serves_is_no_unused_one() -> None:
+    launch = {"rules": [{"name": "launch", "serve": "blue"}]}
+    document = flag(**COLOURS, environments={"staging": launch, "production": {}})
+    assert said(document) == []
+    assert any("blue unused" in sentence for sentence in said(document, "production"))
+    assert any("blue unused" in sentence for sentence in said(flag(**COLOURS)))
+
+
+def test_a_variant_that_an_environment_adds_may_be_asked_for() -> None:
+    added = {"staging": {"variants": {"green": "g"}, "default": "green"}}
+    asked = flag(**COLOURS, environments=added) | {"name": "asked"}
+    asking = flag({"when": {"$flag": {"asked": "green"}}})
+    assert lint(asking, known_of([asked, asking], None)) == []
+    wrong = flag({"when": {"$flag": {"asked": "white"}}})
+    assert "white" in str(lint(wrong, known_of([asked, wrong], None))[0])
 
 
 @pytest.mark.parametrize("document", SOUND)

@@ -73,13 +73,18 @@ def context_file(paths: Iterable[str | Path]) -> Path | None:
 
 def known_of(documents: Iterable[Mapping[str, Any]], context: Path | None) -> Known:
     """What documents may ask for, by the documents themselves."""
+    from control_plane.manifests.environments import environments_of, merged_flag
     from control_plane.manifests.linting import Known
 
     flags: dict[str, list[str] | None] = {}
     segments = []
     for document in documents:
         if document["kind"] == "flag":
-            flags[document["name"]] = list(document["metadata"]["variants"])
+            # Those that an environment adds, too: the flag is asked for in that one.
+            metadata = document["metadata"]
+            merged = [merged_flag(metadata, each) for each in [None, *environments_of(document)]]
+            names = (name for each in merged for name in each["variants"])
+            flags[document["name"]] = list(dict.fromkeys(names))
         elif document["kind"] == "segment":
             segments.append(document["name"])
     return Known(time.time(), flags, segments, None if context is None else _schema(context))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAN = float("nan")
 MAX_VERSION_LENGTH = 256
+MANY_TEXTS = 8
 _NOTHING = ""
 # Behind every pre-release, each of whose identifiers begins with 0 or 1.
 _RELEASE = ((2, 0, ""),)
@@ -47,7 +48,11 @@ def text(value: Any) -> str:
 def contains(value: Any, wanted: tuple[str, ...]) -> bool:
     """Whether one of these is a part of a text, or a member of a list or tuple."""
     if issubclass(type(value), (list, tuple)):
-        return any(member.__class__ is str and member in wanted for member in value)
+        # A set for many: the work stays that of the list, and not of the list times the texts.
+        texts = wanted if len(wanted) < MANY_TEXTS else frozenset(wanted)
+        return any(
+            str.__str__(member) in texts for member in value if issubclass(type(member), str)
+        )
     whole = text(value)
     return any(part in whole for part in wanted)
 
@@ -123,7 +128,9 @@ def _is_time(text: str) -> bool:
         and text[10] in "Tt "
         and text[13] == text[16] == ":"
         and text[5] in _DIGITS
-        and (text[-1] in "Zz" or (text[-6] in "+-" and text[-3] == ":"))
+        # Hour 24 and minute 60 of an offset are read by some interpreters, and are no RFC 3339.
+        and text[11:13] < "24"
+        and (text[-1] in "Zz" or (text[-6] in "+-" and text[-3] == ":" and text[-2:] < "60"))
         and "," not in text
     )
 

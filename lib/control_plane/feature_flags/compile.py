@@ -246,6 +246,10 @@ def _held(value: Any) -> Any:
     return Array(value) if kind is list else value
 
 
+def _nothing() -> None:
+    """What a site that serves no variant has where sites are called: nothing is counted."""
+
+
 class Template:
     """The code of every flag of one shape, once for answers and once for counters of answers."""
 
@@ -372,6 +376,9 @@ class CompiledFlag:
             else:
                 units = {unit: self._given(mode, site, name) for unit, name in site.units.items()}
                 returns.append(Object(units))
+        if counted and not isinstance(self._shape, str):
+            # Rules call every site; code of targeting returns what serves no variant as it is.
+            returns = [_nothing if answer is None else answer for answer in returns]
         template = self._templates.of(self._shape, len(self._constants), counted)
         return Function(template.filled(self._constants, returns), template.names, "flag")
 

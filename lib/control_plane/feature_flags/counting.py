@@ -57,7 +57,8 @@ class Counts:
         return total
 
     def _fold(self, flag: str, variant: str, series: dict[Any, repeat[Any]]) -> None:
-        oldest = series.pop(next(iter(series)), None)
+        # A list in one step: another thread may add to the series meanwhile.
+        oldest = series.pop(list(series)[0], None)  # noqa: RUF015
         if oldest is not None:
             key = flag, variant
             self._folded[key] = self._folded.get(key, 0) + _counted(oldest)

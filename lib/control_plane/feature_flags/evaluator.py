@@ -657,13 +657,26 @@ class BoundFlags:
         tenant_id: str | int | None,
         context: Context | None,
     ) -> tuple[str | int | None, str | int | None, Context | None]:
-        user_id = self._user_id if user_id is None else user_id
-        tenant_id = self._tenant_id if tenant_id is None else tenant_id
-        if context is None:
-            return user_id, tenant_id, self._context
-        if self._context is not None and isinstance(context, dict):
-            context = {**self._context, **context}
-        return user_id, tenant_id, context
+        given = {} if context is None else _entries(context)
+        # An id in the call's own context is given by the call, too.
+        if user_id is None and (given is None or given.get("user_id") is None):
+            user_id = self._user_id
+        if tenant_id is None and (given is None or given.get("tenant_id") is None):
+            tenant_id = self._tenant_id
+        if context is None or self._context is None or given is None:
+            return user_id, tenant_id, self._context if context is None else context
+        return user_id, tenant_id, {**self._context, **given}
+
+
+def _entries(context: Any) -> dict[str, Any] | None:
+    """What a context holds; None where it is none."""
+    if type(context) is dict:
+        return context
+    try:
+        return {**context}
+    except Exception:
+        # Whatever it was: the evaluation meets it again and says so.
+        return None
 
 
 def _bound_of(percentage: float) -> float:

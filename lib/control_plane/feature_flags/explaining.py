@@ -91,7 +91,7 @@ class Walk:
         self._given = user_id, tenant_id, context
         self._asking = asking
         self._flag = flag
-        self._context = PlainContext({} if context is None else context)
+        self._context = _shown_context(context)
         self._user_id = plain(user_id) if user_id is not None else self._context.get("user_id")
         self._tenant_id = (
             plain(tenant_id) if tenant_id is not None else self._context.get("tenant_id")
@@ -236,6 +236,17 @@ class Walk:
         failed = [each for each in combined(condition) if not self._holds(each, by)]
         said = self._why_not(failed[0], by)
         return f"none of $any holds; {said}" if word == ANY else said
+
+
+def _shown_context(context: Any) -> PlainContext:
+    """The context, or an empty one for what is none: a flag that asks nothing answers anybody."""
+    shown = PlainContext({} if context is None else context)
+    try:
+        shown.get("user_id")
+    except Exception:
+        # Whatever it was, the evaluation either did without it or has told of the error.
+        return PlainContext({})
+    return shown
 
 
 def _serving(variant: str | None) -> str:

@@ -143,7 +143,8 @@ class FeatureFlagManager(FlagEvaluator):
         """Answer these flags with these values inside a ``with`` block, for tests.
 
         Everybody who asks this manager gets them, in every thread, whatever the replica holds, and
-        flags that ask for them do too; the variant is called ``override``. Blocks may be nested.
+        flags that ask for them do too; the variant is called ``override``. Blocks may be nested
+        and may overlap.
         """
         return Override(self, self._library, flags)
 
@@ -161,7 +162,10 @@ class FeatureFlagManager(FlagEvaluator):
         self._closed = True
         if self._owned:
             self._source.close()
+        counts = self._library.counts
         self._library = Library()
+        # What was served stays told: whoever exports it may come last.
+        self._library.counts = counts
         self.refresh()
 
     def __enter__(self) -> Self:
@@ -222,19 +226,19 @@ class FeatureFlagManager(FlagEvaluator):
 class Override:
     """Values in place of flags while a ``with`` block runs; made by ``override``."""
 
-    __slots__ = ("_before", "_flags", "_library", "_manager")
+    __slots__ = ("_flags", "_library", "_manager")
 
     def __init__(
         self, manager: FeatureFlagManager, library: Library, flags: Mapping[str, Any]
     ) -> None:
         self._manager = manager
         self._library = library
-        self._flags = {name: constant(name, value) for name, value in flags.items()}
-        self._before: dict[str, CompiledFlag] = {}
+        self._flags: dict[str, CompiledFlag] = {
+            name: constant(name, value) for name, value in flags.items()
+        }
 
     def __enter__(self) -> None:
-        self._before = self._library.overridden
-        self._library.overridden = {**self._before, **self._flags}
+        self._library.override(self._flags)
         self._manager.refresh()
 
     def __exit__(
@@ -243,7 +247,7 @@ class Override:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._library.overridden = self._before
+        self._library.restore(self._flags)
         self._manager.refresh()
 
 
@@ -254,7 +258,7 @@ class PinnedFlags(FlagEvaluator):
 
     def __init__(self, library: Library, view: View | None, owned: View | None) -> None:
         # Without a snapshot nothing may answer, not even what was compiled of some generation.
-        self._library = library = Library() if view is None else library
+        self._library = library = library.emptied() if view is None else library
         self._handles = {}
         self._view = owned
         self._shown = view

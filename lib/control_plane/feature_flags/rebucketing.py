@@ -7,7 +7,7 @@ have no members here and other flags serve nothing, as only a node knows them.
 
 from __future__ import annotations
 
-from control_plane.feature_flags.compile import VARIANTS, Compiler, Function
+from control_plane.feature_flags.compile import VARIANTS, Compiler, Function, PlainContext
 from control_plane.feature_flags.definition import parse_definition
 
 TYPE_CHECKING = False
@@ -89,13 +89,18 @@ def _asking(
     if answer.__class__ is not Function:
         constant: str | None = answer
         return lambda unit: constant
-    *outer, key = by.split(".")
+    keys = by.split(".")
 
     def ask(unit: str) -> str | None:
-        given: dict[str, Any] = {key: unit}
-        for step in reversed(outer):
-            given = {step: given}
-        variant: str | None = answer(None, None, {**context, **given})
+        shown = PlainContext(_with(context, keys, unit))
+        variant: str | None = answer(None, None, shown)
         return variant
 
     return ask
+
+
+def _with(context: Any, keys: list[str], unit: str) -> dict[str, Any]:
+    """The context with the unit at a path inside it; what lies beside the path stays."""
+    around = context if isinstance(context, dict) else {}
+    inner = _with(around.get(keys[0]), keys[1:], unit) if len(keys) > 1 else unit
+    return {**around, keys[0]: inner}

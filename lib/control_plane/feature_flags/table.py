@@ -73,16 +73,47 @@ class Library:
     ``now`` gives seconds since 1970, for rules with a schedule.
     """
 
-    __slots__ = ("_compiler", "_decoded", "_last", "_unpack", "counts", "now", "overridden")
+    __slots__ = (
+        "_compiler",
+        "_decoded",
+        "_last",
+        "_overrides",
+        "_unpack",
+        "counts",
+        "now",
+        "overridden",
+    )
 
     def __init__(self, counting: bool = False, now: Callable[[], float] = wall_clock) -> None:
         self.counts = Counts() if counting else None
         self.now = now
         self.overridden: dict[str, CompiledFlag] = {}
+        self._overrides: tuple[dict[str, CompiledFlag], ...] = ()
         self._compiler = Compiler(self.counts)
         self._unpack: Callable[[bytes], Any] = unpack
         self._decoded = 0
         self._last: dict[str, tuple[bytes, CompiledFlag]] = {}
+
+    def emptied(self) -> Library:
+        """One that knows no record; it answers what is overridden here."""
+        other = Library(now=self.now)
+        other.overridden = self.overridden
+        return other
+
+    def override(self, flags: dict[str, CompiledFlag]) -> None:
+        """Answer these flags so until ``restore``; of two that name one flag the later wins."""
+        self._override((*self._overrides, flags))
+
+    def restore(self, flags: dict[str, CompiledFlag]) -> None:
+        """End one ``override`` of these flags, whichever others came after it."""
+        kept = list(self._overrides)
+        # The last one: a block may be entered again inside itself.
+        del kept[max(index for index, each in enumerate(kept) if each is flags)]
+        self._override(tuple(kept))
+
+    def _override(self, overrides: tuple[dict[str, CompiledFlag], ...]) -> None:
+        self._overrides = overrides
+        self.overridden = {name: flag for each in overrides for name, flag in each.items()}
 
     def flag(self, name: str, key: bytes, raw: bytes | None) -> CompiledFlag:
         """The compiled form of a raw record.
@@ -134,7 +165,7 @@ class Library:
 
     def count(self, name: str, variant: str) -> None:
         """Count a variant that was served without a counter's step."""
-        if self.counts is not None:
+        if self.counts is not None and name not in self.overridden:
             self.counts.step(name, variant, DETAILS, None)()
 
     def segment(self, definition: Definition) -> Callable[..., Any]:
@@ -234,7 +265,11 @@ class Table:
                 raise TypeError(f"expected the name of a flag as str, found {type(name).__name__}")
             found, keep = self._load(name)
             if found[0].flags:
-                found = self._with_prerequisites(name, found)
+                try:
+                    found = self._with_prerequisites(name, found)
+                except ReplicaBusy as error:
+                    # What it asks for cannot be read now: no answer, and none that is kept.
+                    return self._library.fault(name, GENERAL, str(error)), NO_TXN
             if keep:
                 # The first to come decides: a thread that read earlier may be the later one.
                 found = self._flags.setdefault(name, found)
@@ -242,9 +277,12 @@ class Table:
 
     def asked(self, flag: CompiledFlag) -> Asked:
         """What answers the flag's questions, in their order."""
+        return self._asked_by(flag, self.served)
+
+    def _asked_by(self, flag: CompiledFlag, served: Callable[..., Any]) -> Asked:
         if not flag.needs:
             return ()
-        answers: dict[str, Callable[..., Any]] = {"now": self._library.now, "served": self.served}
+        answers: dict[str, Callable[..., Any]] = {"now": self._library.now, "served": served}
         if "members" in flag.needs:
             answers["members"] = self._asked().contains
         return tuple([answers[need] for need in flag.needs])
@@ -255,10 +293,26 @@ class Table:
         Raises:
             Moved: its record is of another transaction than this table's questions.
         """
+        return self._served(name, user_id, tenant_id, context, {})
+
+    def _served(
+        self, name: str, user_id: Any, tenant_id: Any, context: Any, known: dict[str, Any]
+    ) -> Any:
+        """As ``served``; ``known`` has what the flags under one that was asked serve.
+
+        Without it a flag that two others ask for would be asked twice, and the one below four
+        times: 2^64 evaluations of 128 flags.
+        """
         flag, txn = self._found(name)
         self._join(txn)
+
+        def below(name: str, user_id: Any, tenant_id: Any, context: Any) -> Any:
+            if name not in known:
+                known[name] = self._served(name, user_id, tenant_id, context, known)
+            return known[name]
+
         # Details, as they are not counted: nobody is served the flag here.
-        answer = flag.bound(DETAILS, self.asked(flag))
+        answer = flag.bound(DETAILS, self._asked_by(flag, below))
         if answer.__class__ is Function:
             answer = answer(user_id, tenant_id, context)
         return answer[1]
@@ -287,16 +341,23 @@ class Table:
     def _with_prerequisites(self, name: str, found: Loaded) -> Loaded:
         """What was found, or a fault where the flags it asks for come round to one of them."""
         chain: list[str] = []
+        # How many flags stand one under the other below each that was walked: once is enough.
+        heights: dict[str, int] = {}
 
         def ends(name: str, found: Loaded) -> bool:
             chain.append(name)
-            if chain.count(name) > 1 or len(chain) > MAX_PREREQUISITES:
+            if chain.count(name) > 1 or len(chain) + heights.get(name, 0) > MAX_PREREQUISITES:
                 return False
-            self._join(found[1])
-            for asked in found[0].flags:
-                other = self._flags.get(asked) or self._load(asked)[0]
-                if other[0].flags and not ends(asked, other):
-                    return False
+            if name not in heights:
+                self._join(found[1])
+                height = 0
+                for asked in found[0].flags:
+                    other = self._flags.get(asked) or self._load(asked)[0]
+                    if other[0].flags:
+                        if not ends(asked, other):
+                            return False
+                        height = max(height, heights[asked] + 1)
+                heights[name] = height
             chain.pop()
             return True
 

@@ -94,9 +94,11 @@ def lint(document: Mapping[str, Any], known: Known, environment: str | None = No
         return []
     wanted = [environment] if environment is not None else [None, *environments_of(document)]
     said: dict[tuple[str, str], None] = {}
-    for each in wanted:
-        for place, sentence in _of_flag(merged_flag(document["metadata"], each), known):
-            said[place, sentence] = None
+    merged = [merged_flag(document["metadata"], each) for each in wanted]
+    # A variant that one environment serves is in use: rules often come to one before the others.
+    served = {name for each in merged for name in _served(parse_definition(each))}
+    for each in merged:
+        said |= dict.fromkeys((*_of_flag(each, known), *_of_variants(each, served)))
     return [Advice(reference, place, sentence) for place, sentence in said]
 
 
@@ -172,14 +174,19 @@ def _of_flag(metadata: Mapping[str, Any], known: Known) -> _Found:
                 yield f"{place}.until", "expected a schedule to come, found one that is over"
         yield from _of_conditions(rule.conditions, place, known)
         yield from _of_attribute(rule.by, f"{place}.by", known)
+    for path, _ in flag.overrides:
+        yield from _of_attribute(path, "metadata.overrides", known)
+
+
+def _of_variants(metadata: Mapping[str, Any], served: Collection[str]) -> _Found:
+    """Variants that nothing serves, in no environment that is looked at."""
+    flag = parse_definition(metadata)
     # A boolean flag has both its variants anyway: one that nobody gets yet is the usual beginning.
     # Targeting may compute the name of the one it serves.
     exempt = flag.type == "bool" or flag.targeting is not None
-    unused = set() if exempt else set(flag.variants) - _served(flag)
+    unused = set() if exempt else set(flag.variants).difference(served)
     for name in sorted(unused):
         yield f"metadata.variants.{name}", f"expected a variant that is served, found {name} unused"
-    for path, _ in flag.overrides:
-        yield from _of_attribute(path, "metadata.overrides", known)
 
 
 def _served(flag: Definition) -> set[str]:
