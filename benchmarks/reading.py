@@ -285,10 +285,12 @@ def main() -> None:
             FeatureFlagManager(
                 replica=str(root), environment="production", counting=False
             ) as flags,
-            FeatureFlagManager(replica=str(root), environment="production", counting=True) as more,
+            FeatureFlagManager(
+                replica=str(root), environment="production", counting=True
+            ) as counted,
             flags.pinned() as view,
         ):
-            found = variants(flags, counting, view, records)
+            found = variants(flags, counted, view, records)
             measure(found, WALK)
         environment.close()
         started = fresh(root, Path(scratch) / "bytecode")
