@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
+import msgpack
 import pytest
 
 from control_plane.errors import ManifestInvalid
+from control_plane.feature_flags.segments import Memberships, shard_of
+from control_plane.replica.format import SEGMENT, encode_record, record_key
 from control_plane.testing import replica
 
 ASKING: dict[str, Any] = {
@@ -85,3 +89,40 @@ def test_a_segment_with_broken_rules_is_refused(rules: Any, place: str) -> None:
         assert place.split("[")[0].split(".")[1] in str(refused.value)
         assert client.health().generation == generation
         assert client.is_enabled("x", "a")
+
+
+def digests(count: int) -> list[tuple[str, bytes]]:
+    """Units with their SHA-256, in its order."""
+    found = [(f"u{n}", hashlib.sha256(f"u{n}".encode()).digest()) for n in range(count)]
+    return sorted(found, key=lambda item: item[1])
+
+
+def stored(records: dict[bytes, bytes]) -> Memberships:
+    """Memberships of these records."""
+    raw = {
+        key: encode_record(key, SEGMENT, body, head_generation=1, served_generation=1)
+        for key, body in records.items()
+    }
+    return Memberships(lambda *keys: (1, [raw.get(key) for key in keys]), lambda rules: None)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("bits", [0, 3, 8])
+def test_exactly_the_units_of_a_shard_are_members(bits: int) -> None:
+    units = digests(3_000)
+    members = units[::2]
+    records = {record_key(SEGMENT, "s"): msgpack.packb({"shards": bits})}
+    for shard in {shard_of(digest, bits) for _, digest in members}:
+        held = [digest[:16] for _, digest in members if shard_of(digest, bits) == shard]
+        records[record_key(SEGMENT, "s", shard)] = b"".join(held)
+    asked = stored(records)
+    found = {unit for unit, _ in units if asked.contains("s", unit, None, None, None)}
+    assert found == {unit for unit, _ in members}
+
+
+@pytest.mark.parametrize("part", [slice(0, 300), slice(700, 1000), slice(350, 650), slice(5, 6)])
+def test_members_whose_hashes_lie_unevenly_are_found_all_the_same(part: slice) -> None:
+    units = digests(1_000)
+    packed = b"".join(digest[:16] for _, digest in units[part])
+    asked = stored({record_key(SEGMENT, "s"): msgpack.packb({"members": packed})})
+    found = {unit for unit, _ in units if asked.contains("s", unit, None, None, None)}
+    assert found == {unit for unit, _ in units[part]}

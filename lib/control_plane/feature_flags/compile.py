@@ -352,9 +352,18 @@ class CompiledFlag:
             return self._given(mode, self._sites[0], self._sites[0].variant)
         counted = self._counts is not None and mode != DETAILS
         returns = []
+        # Sites that serve one variant give one answer, but for details.
+        given: dict[str | None, Any] = {}
         for site in self._sites:
             if site.units is None:
-                returns.append(self._given(mode, site, site.variant))
+                variant = site.variant
+                if mode == DETAILS:
+                    answer = self._given(mode, site, variant)
+                elif variant in given:
+                    answer = given[variant]
+                else:
+                    answer = given[variant] = self._given(mode, site, variant)
+                returns.append(answer)
             else:
                 units = {unit: self._given(mode, site, name) for unit, name in site.units.items()}
                 returns.append(Object(units))
@@ -545,7 +554,7 @@ class _Reading:
 
     def _rule(self, rule: Rule) -> RuleShape:
         conditions = self._all(rule.conditions) if rule.conditions else ()
-        entries = [entry for entry in rule.split if entry[1]]
+        entries = [entry for entry in rule.split if entry[1]] if rule.split else []
         asks = entries or ("members" in self._needs and _mentions(conditions, SEGMENT))
         by = self._attribute(rule.by) if asks else -1
         if not entries:
@@ -566,6 +575,8 @@ class _Reading:
             self._sites.append(Site(SPLIT, variant, rule.name))
 
     def _all(self, conditions: tuple[Condition, ...]) -> Conditions:
+        if len(conditions) == 1:
+            return (self._condition(conditions[0]),)
         if len(conditions) > 1:
             # Ids first, then the context, segments last: each costs more than the one before.
             conditions = tuple(sorted(conditions, key=_cost))
@@ -575,7 +586,8 @@ class _Reading:
         word, operand = condition.word, condition.operand
         if not condition.path:
             return self._without_attribute(word, operand)
-        attribute = self._attribute(condition.path)
+        attributes = self._attributes
+        attribute = attributes.setdefault(condition.path, len(attributes))
         if word == EQUALS:
             if operand is True or operand is False:
                 return (_TRUE if operand else _FALSE), attribute

@@ -191,6 +191,22 @@ def decode_record(key: bytes, data: bytes) -> Record:
     return Record(kind, status, min_reader, head, served, digest, body)
 
 
+def decode_body(key: bytes, data: bytes) -> bytes:
+    """Return the body alone of the record stored under ``key``.
+
+    Raises:
+        ReplicaCorrupt | FormatUnsupported: as `decode_record`.
+    """
+    if len(data) >= HEADER_BYTES:
+        format_, kind, min_reader, _, length, _, _, digest = _HEADER.unpack_from(data)
+        body = data[HEADER_BYTES:]
+        if format_ == FORMAT >= min_reader and kind == key[0] and length == len(body):
+            if digest == xxh3_64_intdigest(key + body):
+                return body
+    # It says what is wrong.
+    return decode_record(key, data).body
+
+
 def describe_key(key: bytes) -> str:
     """Return a record key as people write it: ``config/acme/database.url``."""
     if not key:
