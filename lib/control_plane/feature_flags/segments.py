@@ -140,17 +140,18 @@ class Memberships:
             excluded, rules = content.get("exclude", b""), content.get("rules")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise _corrupt(name, "members or shards", repr(error)) from error
+        packed: bytes | None = None
         bits = 0
         if isinstance(members, bytes):
-            _whole(name, members)
+            packed = _whole(name, members)
         elif type(members) is int and 0 <= members <= MAX_SHARD_BITS:
-            members, bits = None, members
+            bits = members
         else:
             raise _corrupt(name, f"0 to {MAX_SHARD_BITS} shard bits", repr(members))
         if not isinstance(excluded, bytes):
             raise _corrupt(name, "hashes that are excluded", repr(excluded))
         compiled = None if rules is None else self._compile(parse_segment_rules(rules))
-        return Segment(members, _whole(name, excluded), compiled, bits, key + b"\0")
+        return Segment(packed, _whole(name, excluded), compiled, bits, key + b"\0")
 
 
 def shard_of(digest: bytes, bits: int) -> str:

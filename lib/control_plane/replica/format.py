@@ -200,9 +200,9 @@ def decode_body(key: bytes, data: bytes) -> bytes:
     if len(data) >= HEADER_BYTES:
         format_, kind, min_reader, _, length, _, _, digest = _HEADER.unpack_from(data)
         body = data[HEADER_BYTES:]
-        if format_ == FORMAT >= min_reader and kind == key[0] and length == len(body):
-            if digest == xxh3_64_intdigest(key + body):
-                return body
+        sound = format_ == FORMAT >= min_reader and kind == key[0] and length == len(body)
+        if sound and digest == xxh3_64_intdigest(key + body):
+            return body
     # It says what is wrong.
     return decode_record(key, data).body
 
