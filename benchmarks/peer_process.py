@@ -60,7 +60,7 @@ def memory(sdk: Any, file: str, kinds: int) -> None:
 
 def changes(sdk: Any, file: str) -> None:
     """Print the clock each time the flag is seen to have changed, until standard input ends."""
-    client = sdk.opened(file)
+    client = getattr(sdk, "following", sdk.opened)(file)
     ask = asking(sdk, client, "w1")
     context = sdk.context("tenant-0", {})
     refreshed = getattr(sdk, "refreshed", None)

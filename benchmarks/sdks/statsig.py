@@ -1,4 +1,5 @@
-"""Statsig: its specs from a data store that reads the file, polled once a second; no logging.
+"""Statsig: its specs from a data store that reads the file; where changes are awaited polled once
+a second (its default is 10); no logging.
 
 The tenant is the ``userID``. Gates answer the boolean questions, an experiment that of variants.
 Its core is Rust.
@@ -143,7 +144,16 @@ def imports() -> None:
 
 
 def opened(path: str) -> Any:
-    """A client whose data store reads the file."""
+    """A client whose data store reads the file once."""
+    return _client(path, polling=False)
+
+
+def following(path: str) -> Any:
+    """A client whose data store is asked again and again."""
+    return _client(path, polling=True)
+
+
+def _client(path: str, polling: bool) -> Any:
     from statsig_python_core import DataStore, DataStoreResponse, Statsig, StatsigOptions
 
     class File(DataStore):  # type: ignore[misc]
@@ -155,8 +165,8 @@ def opened(path: str) -> Any:
                 return DataStoreResponse(result=file.read(), time=None)
 
         def support_polling_updates_for(self, key: str) -> bool:
-            """It is read again and again."""
-            return True
+            """Whether it is to be asked again."""
+            return polling
 
     options = StatsigOptions(
         data_store=File(),

@@ -1,4 +1,5 @@
-"""Unleash: a bootstrapped file cache, looked at once a second (its default is 15); no metrics.
+"""Unleash: a bootstrapped file cache; where changes are awaited looked at once a second (its
+default is 15); no metrics.
 
 The tenant is the ``userId``. Its engine is Rust, asked through ctypes.
 """
@@ -89,10 +90,10 @@ def imports() -> None:
 
 
 def opened(path: str) -> Any:
-    """A client of the cache beside the file, bootstrapped from it, that asks no server."""
+    """A client of the cache beside the file, bootstrapped from it."""
     from UnleashClient import UnleashClient
 
-    client = UnleashClient(
+    return UnleashClient(
         "http://127.0.0.1:9/api",
         _APPLICATION,
         cache=_bootstrapped(path),
@@ -100,6 +101,15 @@ def opened(path: str) -> Any:
         disable_metrics=True,
         disable_registration=True,
     )
+
+
+def following(path: str) -> Any:
+    """A client that looks at its cache again, and asks no server."""
+    from logging import ERROR, getLogger
+
+    # A look that takes over a second makes it complain of the next.
+    getLogger("apscheduler").setLevel(ERROR)
+    client = opened(path)
     client.initialize_client(fetch_toggles=False)
     return client
 
