@@ -159,14 +159,19 @@ def _commit() -> str:
     return commit + (" with changes" if git("status", "--porcelain", "--", "lib") else "")
 
 
+def keeping(bytecode: Path) -> dict[str, str]:
+    """This process's environment for another, which keeps compiled modules in that folder."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**environment, "PYTHONPYCACHEPREFIX": str(bytecode)}
+
+
 def fresh_process(program: str, arguments: list[str], bytecode: Path) -> tuple[float, str]:
     """Milliseconds from start to end of a fresh interpreter, and what the program printed.
 
     Compiled modules are kept in the folder ``bytecode``, whatever this process's environment
     says about them: an installed package has them, and the first run here makes them.
     """
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    environment = keeping(bytecode)
     start = perf_counter_ns()
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],

@@ -9,7 +9,7 @@ its context prepared. A library that is not installed has a row that says so.
   p99 of batch means, as `harness` has them. ``x`` is the ratio to ours, counting on, in that run;
   ours and F are of the run without a library. Answers are compared before anything is timed.
 * start: a fresh process that imports, opens the flags and evaluates one of W2, beside one that
-  does nothing, in turn; medians of 5, up to the answer. Ours counts, as it does when nobody says otherwise.
+  does nothing, in turn; medians of 5, up to the answer. Ours counts, as it does unless told not to.
 * memory: Private_Dirty after 100 of the flags were evaluated, over that after the imports.
 * change: until a process that asks one flag every 0.1 ms sees it changed by another process: the
   median of 5. The clock starts before the commit (ours, durable) or before the finished file is
@@ -38,7 +38,7 @@ from typing import Any
 
 import msgpack
 
-from benchmarks.harness import circumstances, fresh_process, printed
+from benchmarks.harness import circumstances, fresh_process, keeping, printed
 from benchmarks.peer_process import CHANGED, KINDS, names_of
 from benchmarks.reading import OF_EACH, PILOTS, definitions
 from control_plane.replica.format import FLAG, record_key
@@ -159,6 +159,8 @@ class Measured:
         self._writer = writer
         self._root = str(folder / "replica")
         self._order = random.Random(3)
+        self._bytecode = folder / "bytecode"
+        self._environment = keeping(self._bytecode)
 
     def ours(self) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
         """The rows of F and of ours."""
@@ -194,8 +196,9 @@ class Measured:
 
     def _process(self, what: str, name: str, file: str) -> str:
         done = subprocess.run(
-            self._command(what, name, file), check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
+            self._command(what, name, file),
+            check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=self._environment,
+        )  # fmt: skip
         return done.stdout.splitlines()[-1]
 
     def _command(self, what: str, name: str, file: str) -> list[str]:
@@ -204,12 +207,11 @@ class Measured:
 
     def _start(self, name: str, file: str) -> float:
         """Milliseconds over the bare interpreter."""
-        bytecode = self._folder / "bytecode"
         bare: list[float] = []
         whole: list[float] = []
         for _ in range(1 + STARTS):
-            bare.append(fresh_process(BARE, [], bytecode)[0])
-            whole.append(fresh_process(START, [name, file, str(ROOT)], bytecode)[0])
+            bare.append(fresh_process(BARE, [], self._bytecode)[0])
+            whole.append(fresh_process(START, [name, file, str(ROOT)], self._bytecode)[0])
         # The first wrote the compiled modules.
         return statistics.median(whole[1:]) - statistics.median(bare[1:])
 
@@ -219,6 +221,7 @@ class Measured:
         with subprocess.Popen(
             self._command("changes", name, file),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            env=self._environment,
         ) as process:  # fmt: skip
             assert process.stdin is not None
             assert process.stdout is not None
