@@ -26,7 +26,7 @@ The answers are values, variant names or details, whichever were filled in.
 
 from __future__ import annotations
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_digest
 
 from control_plane.feature_flags import bucketing
 from control_plane.feature_flags.comparing import contains, instant, number, outside, semver_key
@@ -169,10 +169,10 @@ def _reach(value: Any, *keys: str) -> Any:
     return value
 
 
-def _hashed(value: object, seed: int) -> int | None:
+def _hashed(value: object, seed: int) -> bytes | None:
     """The hash of what is no plain str; None where it is no unit."""
     unit = bucketing.unit_of(value)
-    return None if unit is None else xxh3_64_intdigest(unit, seed)
+    return None if unit is None else xxh3_64_digest(unit, seed)
 
 
 def _unit_text(value: object) -> str | None:
@@ -189,7 +189,8 @@ _GLOBALS: dict[str, Any] = {
     "PLAIN": frozenset((str, int)),
     "bool": bool,
     "contains": contains,
-    "hash64": xxh3_64_intdigest,
+    # Big-endian bytes compare as the numbers do, and sooner than numbers of 64 bits.
+    "hash64": xxh3_64_digest,
     "hashed": _hashed,
     "instant": instant,
     "number": number,
@@ -571,7 +572,8 @@ class _Reading:
             cumulative += weight
             # Every point is below the total: the last entry needs no bound.
             if cumulative < total:
-                self._operands.append(bucketing.threshold(cumulative, total))
+                bound = bucketing.threshold(cumulative, total)
+                self._operands.append(bound.to_bytes(8, "big"))
             self._sites.append(Site(SPLIT, variant, rule.name))
 
     def _all(self, conditions: tuple[Condition, ...]) -> Conditions:
@@ -745,7 +747,12 @@ class _Writer:
             roots |= {_USER, _TENANT}
             self._line(1, "key = None")
         fallbacks = [_NAMES[root] for root in (_USER, _TENANT) if root in roots]
-        if fallbacks:
+        if fallbacks and _KEY not in roots:
+            # Nearly everybody gives the ids: then the context is not looked at for them.
+            for name in fallbacks:
+                given = f"{name} is None and context is not None"
+                self._line(1, f"if {given}: {name} = context.get('{name}')")
+        elif fallbacks:
             self._line(1, "if context is not None:")
             for name in fallbacks:
                 self._line(2, f"if {name} is None: {name} = context.get('{name}')")
