@@ -18,7 +18,13 @@ from control_plane.feature_flags.bucketing import unit_of
 from control_plane.feature_flags.compile import Moved
 from control_plane.feature_flags.definition import parse_segment_rules
 from control_plane.feature_flags.packed import unpack
-from control_plane.replica.format import SEGMENT, bounded_key, decode_body, record_key
+from control_plane.replica.format import (
+    MAX_KEY_BYTES,
+    SEGMENT,
+    bounded_key,
+    decode_body,
+    record_key,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,18 +39,18 @@ if TYPE_CHECKING:
 HASH_BYTES = 16
 MAX_SHARD_BITS = 16
 _NEAR = 24 * HASH_BYTES
-# Of a hash's first 48 bits those that come after a shard's.
-_BELOW = tuple([(1 << (48 - bits)) - 1 for bits in range(MAX_SHARD_BITS + 1)])
+_number = int.from_bytes
 
 
 class Segment:
     """A segment as its record has it.
 
-    ``members`` are packed hashes; None: they lie in 2^``bits`` shards, whose keys begin with
-    ``shards``.
+    ``members`` are packed hashes; None: they lie in 2^bits shards, whose keys begin with
+    ``shards``. Of the number that a hash's first 48 bits make, those above ``shift`` are the
+    shard's and ``below`` masks the others.
     """
 
-    __slots__ = ("bits", "excluded", "members", "rules", "shards")
+    __slots__ = ("below", "excluded", "members", "rules", "shards", "shift")
 
     def __init__(
         self,
@@ -57,7 +63,8 @@ class Segment:
         self.members = members
         self.excluded = excluded
         self.rules = rules
-        self.bits = bits
+        self.shift = 48 - bits
+        self.below = (1 << self.shift) - 1
         self.shards = shards
 
 
@@ -100,12 +107,13 @@ class Memberships:
         unit = unit_of(value)
         if unit is not None and (segment.members != b"" or segment.excluded):
             digest = (self._hash or self._hashing())(unit).digest()
-            if segment.excluded and _holds(segment.excluded, digest, 0):
+            wanted, place = digest[:HASH_BYTES], _number(digest[:6], "big")
+            if segment.excluded and _holds(segment.excluded, wanted, place, 48):
                 return False
-            members = segment.members
+            members, shift = segment.members, segment.shift
             if members is None:
-                members = self._shard(name, segment, digest)
-            if _holds(members, digest, segment.bits):
+                members = self._shard(name, segment, place >> shift)
+            if _holds(members, wanted, place & segment.below, shift):
                 return True
         return segment.rules is not None and segment.rules(user_id, tenant_id, context) is True
 
@@ -116,10 +124,11 @@ class Memberships:
         self._hash = sha256
         return sha256
 
-    def _shard(self, name: str, segment: Segment, digest: bytes) -> bytes:
-        """The hashes of the shard a member with this digest would be in."""
-        number = (digest[0] << 8 | digest[1]) >> (16 - segment.bits)
-        key = bounded_key(segment.shards + b"%04x" % number)
+    def _shard(self, name: str, segment: Segment, number: int) -> bytes:
+        """The hashes of one shard."""
+        key = segment.shards + b"%04x" % number
+        if len(key) > MAX_KEY_BYTES:
+            key = bounded_key(key)
         txn, (raw,) = self._read(key)
         # As ``join``, without a call: a lookup is two microseconds.
         if self._txn.setdefault("id", txn) != txn:
@@ -159,17 +168,15 @@ def shard_of(digest: bytes, bits: int) -> str:
     return f"{int.from_bytes(digest[:2], 'big') >> (16 - bits):04x}"
 
 
-def _holds(packed: bytes, digest: bytes, bits: int) -> bool:
-    """Whether a sorted run of 16-byte hashes, all with these first bits, holds a digest's.
+def _holds(packed: bytes, wanted: bytes, rest: int, bits: int) -> bool:
+    """Whether a sorted run of 16-byte hashes, of which a shard has taken the first bits, holds one.
 
-    Hashes are spread evenly, so a member lies near the place its own value tells: 24 places either
-    way are three standard deviations of 244 members. Only where it is not found, and what stands
-    at the ends of that stretch does not tell that it is nowhere else, all places are searched.
+    ``rest`` is the number that its next ``bits`` make. Hashes are spread evenly, so a member lies
+    near the place which that tells: 24 places either way are three standard deviations of 244
+    members. Only where it is not found, and what stands at the ends of that stretch does not tell
+    that it is nowhere else, all places are searched.
     """
-    wanted = digest[:HASH_BYTES]
-    count = len(packed) // HASH_BYTES
-    rest = int.from_bytes(digest[:6], "big") & _BELOW[bits]
-    middle = ((rest * count) >> (48 - bits)) * HASH_BYTES
+    middle = (rest * (len(packed) // HASH_BYTES) >> bits) * HASH_BYTES
     start, end = middle - _NEAR, middle + _NEAR
     if start < 0:
         start = 0
@@ -177,7 +184,6 @@ def _holds(packed: bytes, digest: bytes, bits: int) -> bool:
     if found >= 0 and found % HASH_BYTES == 0:
         return True
     first, last = packed[start : start + HASH_BYTES], packed[end - HASH_BYTES : end]
-    # A hash beyond the end of the run is empty, and less than any.
     if (start == 0 or first < wanted) and (end >= len(packed) or wanted < last):
         return found >= 0 and _searched(packed, wanted)
     return _searched(packed, wanted)
