@@ -48,6 +48,8 @@ class Variant:
     run: Callable[[int], int]
     times: int = 0
     limit: float | None = None  # in F
+    limit_ns: float | None = None  # for what has no limit in F
+    over: Variant | None = None  # what ``limit`` counts from, else from nothing
     plain: bool = False  # no loop around it whose cost would have to be taken off
     batches: list[float] = field(default_factory=list)
 
@@ -56,7 +58,14 @@ class Variant:
         self.batches.append(self.run(self.times) / self.times)
 
 
-def calls(label: str, call: str, names: Mapping[str, Any], limit: float | None = None) -> Variant:
+def calls(
+    label: str,
+    call: str,
+    names: Mapping[str, Any],
+    limit: float | None = None,
+    over: Variant | None = None,
+    limit_ns: float | None = None,
+) -> Variant:
     """A variant whose loop evaluates ``call``, in which ``i`` is the index and ``names`` are known.
 
     The names become parameters: they are local, as they would be in a function of a program.
@@ -65,7 +74,7 @@ def calls(label: str, call: str, names: Mapping[str, Any], limit: float | None =
     source = _LOOP.format(call=call).replace("(times)", f"(times, {bound})", 1)
     namespace: dict[str, Any] = {"clock": perf_counter_ns, **names}
     exec(compile(source, f"<{label}>", "exec"), namespace)
-    return Variant(label, namespace["loop"], limit=limit)
+    return Variant(label, namespace["loop"], limit=limit, limit_ns=limit_ns, over=over)
 
 
 def measure(variants: list[Variant], most: int, batches: int = BATCHES, seed: int = 1) -> None:
@@ -108,7 +117,13 @@ def rows(variants: list[Variant], empty: Variant, reference: Variant) -> list[tu
         taken = 0.0 if variant.plain else overhead
         median = statistics.median(variant.batches) - taken
         high = percentile(variant.batches, 0.99) - taken
-        limit = "" if variant.limit is None else f"<= {variant.limit:g}"
+        limit = ""
+        if variant.limit_ns is not None:
+            limit = f"<= {variant.limit_ns:,.0f} ns"
+        elif variant.limit is not None:
+            less = variant.over
+            start = 0.0 if less is None else (statistics.median(less.batches) - overhead) / unit
+            limit = f"<= {start + variant.limit:.2f} F"
         ratio = f"{median / unit:.2f}"
         table.append((variant.label, f"{median:,.0f}", f"{high:,.0f}", ratio, limit))
     return table
@@ -144,14 +159,19 @@ def _commit() -> str:
     return commit + (" with changes" if git("status", "--porcelain", "--", "lib") else "")
 
 
+def keeping(bytecode: Path) -> dict[str, str]:
+    """This process's environment for another, which keeps compiled modules in that folder."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**environment, "PYTHONPYCACHEPREFIX": str(bytecode)}
+
+
 def fresh_process(program: str, arguments: list[str], bytecode: Path) -> tuple[float, str]:
     """Milliseconds from start to end of a fresh interpreter, and what the program printed.
 
     Compiled modules are kept in the folder ``bytecode``, whatever this process's environment
     says about them: an installed package has them, and the first run here makes them.
     """
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    environment = keeping(bytecode)
     start = perf_counter_ns()
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],

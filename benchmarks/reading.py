@@ -10,15 +10,23 @@ tenants and contexts are prepared and walked by index.
 * W3: a 25 % split by tenant_id.
 * W4: three string variants in a split by tenant_id (1:1:2) under one condition, ``plan: pro``,
   which holds; through ``variant()``, the context as in W2.
+* counting: the same calls of a manager that counts, as all do unless told otherwise, with what
+  each may cost over the call that does not.
+* segment: a flag for the members of a segment of a million in 4,096 shards, asked for members; the
+  whole call, of which the membership is the most. Beside it what 10,000 lookups of members never
+  asked for before add to a process's own memory (`segment_memory`).
 * bare lmdb: begin, get of the same records, abort, on a copy opened by py-lmdb alone.
 * first evaluation and revalidation: over all 400 flags, one call each, with a new manager and
-  after a commit that changed another flag (simulated by dropping the table).
+  after a commit that changed another flag (simulated by dropping the table); of a manager that
+  counts.
 * fresh process: ``python -c`` that imports, opens, evaluates one W2 flag and ends, beside
   ``python -c pass``: medians of 25, alternating; and by the same processes' own clock.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
 import shutil
 import statistics
@@ -37,10 +45,12 @@ from benchmarks.harness import (
     fresh_process,
     measure,
     printed,
+    program,
     rows,
 )
 from control_plane.feature_flags.flag_manager import FeatureFlagManager
-from control_plane.replica.format import FLAG, record_key
+from control_plane.feature_flags.segments import HASH_BYTES, shard_of
+from control_plane.replica.format import FLAG, SEGMENT, record_key
 from control_plane.replica.writer import ReplicaWriter
 
 FLAGS = 100_000
@@ -50,6 +60,8 @@ PILOTS = TENANTS[::10]
 CONTEXT = {"plan": "pro", "country": "FR", "region": "eu", "seats": 40}
 WALK = 40_000
 FRESH = 25
+MEMBERS = 1_000_000
+SHARD_BITS = 12
 
 ON_OFF: dict[str, Any] = {"variants": {"on": True, "off": False}, "default": "off"}
 
@@ -88,12 +100,14 @@ def definitions() -> dict[str, dict[str, Any]]:
 
 
 def write_replica(folder: Path) -> None:
-    """A replica of 100,000 flags, 100 of each kind under names like ``w1-007``."""
+    """A replica of 100,000 flags, 100 of each kind under names like ``w1-007``, and a segment."""
     kinds = definitions()
     named = {f"{kind}-{n:03}": kinds[kind] for kind in kinds for n in range(OF_EACH)}
     mixture = list(kinds.values())
     for number in range(FLAGS - len(named)):
         named[f"other-{number:06}"] = mixture[number % len(mixture)]
+    asked = {"name": "members", "when": {"$segment": "million"}, "by": "tenant_id", "serve": "on"}
+    named["segment"] = {**ON_OFF, "rules": [asked]}
     with (
         ReplicaWriter.open(str(folder), development=True, sync=False) as writer,
         writer.write() as transaction,
@@ -104,6 +118,20 @@ def write_replica(folder: Path) -> None:
             transaction.put_record(
                 record_key(FLAG, name), FLAG, body, head_generation=1, served_generation=1
             )
+        write_segment(transaction)
+
+
+def write_segment(transaction: Any) -> None:
+    """The segment ``million``: the members ``unit-0`` to ``unit-999999``."""
+    shards: dict[str, list[bytes]] = {}
+    for number in range(MEMBERS):
+        digest = hashlib.sha256(f"unit-{number}".encode()).digest()
+        shards.setdefault(shard_of(digest, SHARD_BITS), []).append(digest[:HASH_BYTES])
+    bodies = {record_key(SEGMENT, "million"): msgpack.packb({"shards": SHARD_BITS})}
+    for shard, hashes in sorted(shards.items()):
+        bodies[record_key(SEGMENT, "million", shard)] = b"".join(sorted(hashes))
+    for key, body in bodies.items():
+        transaction.put_record(key, SEGMENT, body, head_generation=1, served_generation=1)
 
 
 class Lookup:
@@ -124,7 +152,9 @@ def walked(values: list[Any]) -> list[Any]:
     return [values[number % len(values)] for number in range(WALK)]
 
 
-def variants(flags: FeatureFlagManager, view: Any, records: Any) -> list[Variant]:
+def variants(
+    flags: FeatureFlagManager, counting: FeatureFlagManager, view: Any, records: Any
+) -> list[Variant]:
     """The empty loop, F, and everything that is compared with it."""
     order = random.Random(7)
     tenants = order.sample(TENANTS, len(TENANTS))
@@ -132,36 +162,46 @@ def variants(flags: FeatureFlagManager, view: Any, records: Any) -> list[Variant
         "tenants": walked(tenants),
         "pilots": walked(PILOTS),
         "contexts": walked([dict(CONTEXT) for _ in tenants]),
+        "units": [f"unit-{order.randrange(MEMBERS)}" for _ in range(WALK)],
         **{kind: walked([f"{kind}-{n:03}" for n in range(OF_EACH)]) for kind in definitions()},
     }
     lookup = Lookup(dict.fromkeys(lists["w1"], True))
     known = {**lists, "flags": flags, "view": view, "o": lookup, "handle": flags.flag("w1-000")}
     keys = walked([record_key(FLAG, name) for name in lists["w1"][:OF_EACH]])
-
-    def is_enabled(kind: str, who: str = "tenants", rest: str = "") -> str:
-        return f"flags.is_enabled({kind}[i], tenant_id={who}[i]{rest})"
-
-    context = ", context=contexts[i]"
+    not_counted = _workloads("", known, (2.2, 7.2, 4.8, 6.4))
+    counted = _workloads(", counted", {**known, "flags": counting}, (1.0, 0.9, 0.9, 0.9))
+    for mine, other in zip(counted, not_counted, strict=True):
+        mine.over = other
     return [
         calls("empty loop", "pass", known),
         calls("F  o.kw(name, tenant_id=t)", "o.kw(w1[i], tenant_id=tenants[i])", known),
-        calls("W1 plain flag", is_enabled("w1"), known, 3),
-        calls("W2 five rules", is_enabled("w2", "pilots", context), known, 9),
-        calls("W3 25 % split", is_enabled("w3"), known, 6),
+        *not_counted,
+        calls("W1 handle", "handle(tenant_id=tenants[i])", known, 1.5),
+        calls("W1 pinned view", "view.is_enabled(w1[i], tenant_id=tenants[i])", known, 1.4),
+        *counted,
         calls(
-            "W4 three variants",
-            f"flags.variant(w4[i], tenant_id=tenants[i]{context})",
-            known,
-            8,
+            "segment of a million", "flags.is_enabled('segment', tenant_id=units[i])", known,
+            limit_ns=2000,
         ),
-        calls("W1 handle", "handle(tenant_id=tenants[i])", known),
-        calls("W1 pinned view", "view.is_enabled(w1[i], tenant_id=tenants[i])", known),
         calls(
             "bare lmdb begin, get, abort",
             "t = begin(); t.get(keys[i], None, db); t.abort()",
             {**known, "keys": keys, "begin": records[0].begin, "db": records[1]},
         ),
         *_first_calls(flags, [name for kind in definitions() for name in lists[kind][:OF_EACH]]),
+    ]  # fmt: skip
+
+
+def _workloads(suffix: str, known: dict[str, Any], limits: tuple[float, ...]) -> list[Variant]:
+    sources = {
+        "W1 plain flag": "flags.is_enabled(w1[i], tenant_id=tenants[i])",
+        "W2 five rules": "flags.is_enabled(w2[i], tenant_id=pilots[i], context=contexts[i])",
+        "W3 25 % split": "flags.is_enabled(w3[i], tenant_id=tenants[i])",
+        "W4 three variants": "flags.variant(w4[i], tenant_id=tenants[i], context=contexts[i])",
+    }
+    return [
+        calls(label + suffix, source, known, limit)
+        for (label, source), limit in zip(sources.items(), limits, strict=True)
     ]
 
 
@@ -175,13 +215,13 @@ def _first_calls(flags: FeatureFlagManager, names: list[str]) -> list[Variant]:
             """It is never closed, so it needs to know none."""
 
     def first(times: int) -> int:
-        manager = FeatureFlagManager(Client())
+        manager = FeatureFlagManager(Client(), counting=True)
         start = perf_counter_ns()
         for name in names:
             manager.variant(name, tenant_id="t")
         return perf_counter_ns() - start
 
-    settled = FeatureFlagManager(Client())
+    settled = FeatureFlagManager(Client(), counting=True)
 
     def again(times: int) -> int:
         settled._dropped(settled._table)
@@ -191,8 +231,8 @@ def _first_calls(flags: FeatureFlagManager, names: list[str]) -> list[Variant]:
         return perf_counter_ns() - start
 
     return [
-        Variant("first evaluation of a flag", first, len(names), plain=True),
-        Variant("revalidation of a flag", again, len(names), plain=True),
+        Variant("first evaluation of a flag", first, len(names), limit_ns=25_000, plain=True),
+        Variant("revalidation of a flag", again, len(names), limit_ns=5_000, plain=True),
     ]
 
 
@@ -233,6 +273,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "replica"
         write_replica(root / "production")
+        # Pages that wait for the disk would count as the memory of whoever maps them.
+        os.sync()
         copy = Path(scratch) / "copy"
         shutil.copytree((root / "production" / "v1" / "current").resolve(), copy)
         environment = lmdb.open(
@@ -240,18 +282,26 @@ def main() -> None:
         )
         records = environment, environment.open_db(b"records", create=False)
         with (
-            FeatureFlagManager(replica=str(root), environment="production") as flags,
+            FeatureFlagManager(
+                replica=str(root), environment="production", counting=False
+            ) as flags,
+            FeatureFlagManager(
+                replica=str(root), environment="production", counting=True
+            ) as counted,
             flags.pinned() as view,
         ):
-            found = variants(flags, view, records)
+            found = variants(flags, counted, view, records)
             measure(found, WALK)
         environment.close()
         started = fresh(root, Path(scratch) / "bytecode")
+        growth = program("segment_memory", str(root))["bytes"]
     print(circumstances(__name__))
     title = f"Flags, {FLAGS:,} in the replica; ns per call, mean of a batch"
-    head = ("call", "median", "p99", "x F", "limit x F")
+    head = ("call", "median", "p99", "x F", "limit")
     printed(title, head, rows(found[1:], found[0], found[1]))
     printed("Fresh process, median of 25, ms", ("step", "ms", "limit"), started)
+    lookups = [("private memory after 10,000 lookups more", f"{growth:,}", "<= 0")]
+    printed("Segment of a million members", ("what", "bytes", "limit"), lookups)
 
 
 if __name__ == "__main__":

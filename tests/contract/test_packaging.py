@@ -13,7 +13,7 @@ import pytest
 from control_plane.testing import replica
 
 PACKAGES = ("control_plane", "control_plane_store", "control_plane_daemon")
-EXTRAS = ["all", "cli", "daemon", "flagd", "publish", "store"]
+EXTRAS = ["all", "bench", "cli", "daemon", "flagd", "publish", "store"]
 
 
 @pytest.fixture(scope="session")

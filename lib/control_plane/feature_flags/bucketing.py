@@ -31,6 +31,8 @@ def unit_of(value: Any) -> bytes | None:
     """The bytes that are hashed for this value, or None when it is no unit."""
     kind = type(value)
     try:
+        if kind is str:
+            return value.encode()  # type: ignore[no-any-return]
         # The types' own methods: a subclass (an Enum, say) may have changed what a name does.
         if issubclass(kind, str):
             return str.encode(value)

@@ -26,7 +26,7 @@ The answers are values, variant names or details, whichever were filled in.
 
 from __future__ import annotations
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_digest
 
 from control_plane.feature_flags import bucketing
 from control_plane.feature_flags.comparing import contains, instant, number, outside, semver_key
@@ -172,10 +172,10 @@ def _reach(value: Any, *keys: str) -> Any:
     return value
 
 
-def _hashed(value: object, seed: int) -> int | None:
+def _hashed(value: object, seed: int) -> bytes | None:
     """The hash of what is no plain str; None where it is no unit."""
     unit = bucketing.unit_of(value)
-    return None if unit is None else xxh3_64_intdigest(unit, seed)
+    return None if unit is None else xxh3_64_digest(unit, seed)
 
 
 def _unit_text(value: object) -> str | None:
@@ -192,7 +192,8 @@ _GLOBALS: dict[str, Any] = {
     "PLAIN": frozenset((str, int)),
     "bool": bool,
     "contains": contains,
-    "hash64": xxh3_64_intdigest,
+    # Big-endian bytes compare as the numbers do, and sooner than numbers of 64 bits.
+    "hash64": xxh3_64_digest,
     "hashed": _hashed,
     "instant": instant,
     "number": number,
@@ -370,9 +371,18 @@ class CompiledFlag:
             return self._given(mode, self._sites[0], self._sites[0].variant)
         counted = self._counts is not None and mode != DETAILS
         returns = []
+        # Sites that serve one variant give one answer, but for details.
+        given: dict[str | None, Any] = {}
         for site in self._sites:
             if site.units is None:
-                returns.append(self._given(mode, site, site.variant))
+                variant = site.variant
+                if mode == DETAILS:
+                    answer = self._given(mode, site, variant)
+                elif variant in given:
+                    answer = given[variant]
+                else:
+                    answer = given[variant] = self._given(mode, site, variant)
+                returns.append(answer)
             else:
                 units = {unit: self._given(mode, site, name) for unit, name in site.units.items()}
                 returns.append(Object(units))
@@ -584,7 +594,7 @@ class _Reading:
 
     def _rule(self, rule: Rule) -> RuleShape:
         conditions = self._all(rule.conditions) if rule.conditions else ()
-        entries = [entry for entry in rule.split if entry[1]]
+        entries = [entry for entry in rule.split if entry[1]] if rule.split else []
         asks = entries or ("members" in self._needs and _mentions(conditions, SEGMENT))
         by = self._attribute(rule.by) if asks else -1
         if not entries:
@@ -601,10 +611,13 @@ class _Reading:
             cumulative += weight
             # Every point is below the total: the last entry needs no bound.
             if cumulative < total:
-                self._operands.append(bucketing.threshold(cumulative, total))
+                bound = bucketing.threshold(cumulative, total)
+                self._operands.append(bound.to_bytes(8, "big"))
             self._sites.append(Site(SPLIT, variant, rule.name))
 
     def _all(self, conditions: tuple[Condition, ...]) -> Conditions:
+        if len(conditions) == 1:
+            return (self._condition(conditions[0]),)
         if len(conditions) > 1:
             # Ids first, then the context, segments last: each costs more than the one before.
             conditions = tuple(sorted(conditions, key=_cost))
@@ -614,7 +627,8 @@ class _Reading:
         word, operand = condition.word, condition.operand
         if not condition.path:
             return self._without_attribute(word, operand)
-        attribute = self._attribute(condition.path)
+        attributes = self._attributes
+        attribute = attributes.setdefault(condition.path, len(attributes))
         if word == EQUALS:
             if operand is True or operand is False:
                 return (_TRUE if operand else _FALSE), attribute
@@ -772,7 +786,12 @@ class _Writer:
             roots |= {_USER, _TENANT}
             self._line(1, "key = None")
         fallbacks = [_NAMES[root] for root in (_USER, _TENANT) if root in roots]
-        if fallbacks:
+        if fallbacks and _KEY not in roots:
+            # Nearly everybody gives the ids: then the context is not looked at for them.
+            for name in fallbacks:
+                given = f"{name} is None and context is not None"
+                self._line(1, f"if {given}: {name} = context.get('{name}')")
+        elif fallbacks:
             self._line(1, "if context is not None:")
             for name in fallbacks:
                 self._line(2, f"if {name} is None: {name} = context.get('{name}')")

@@ -78,8 +78,11 @@ _FLAG_FIELDS = frozenset(
     )
 )  # fmt: skip
 _RULE_FIELDS = frozenset(("name", "when", "serve", "by", "salt", FROM, UNTIL))
+_RULE_NEEDS = ("name", "serve")
+_BY = ("targeting_key",)
 _SEGMENT_RULE_FIELDS = frozenset(("name", "when", "description"))
 _SPLIT_FIELDS = frozenset(("variant", "weight"))
+_SPLIT_NEEDS = ("variant", "weight")
 _ORDERS = (GT, GTE, LT, LTE)
 _SEMVER_ORDERS = ("eq", *_ORDERS)
 
@@ -326,10 +329,21 @@ def _rules(value: Any, variants: dict[str, Any]) -> tuple[Rule, ...]:
     names: set[str] = set()
     for index, rule in enumerate(value):
         where: Path = ("rules", index)
-        _fields(rule, where, _RULE_FIELDS, ("name", "serve"))
-        name = _unique(rule["name"], (*where, "name"), names)
+        _fields(rule, where, _RULE_FIELDS, _RULE_NEEDS)
+        name = rule["name"]
+        if not _is_plain(name) or name in names:
+            name = _unique(name, (*where, "name"), names)
+        names.add(name)
         rules.append(_rule(rule, name, where, variants))
     return tuple(rules)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether text needs no closer look: the letters, digits and _ of a name, one key, no ``$``.
+
+    What is not is checked with its path, which takes ten times as long; most of it is sound too.
+    """
+    return value.__class__ is str and value.isidentifier()
 
 
 def _unique(value: Any, where: Path, names: set[str]) -> str:
@@ -344,9 +358,11 @@ def _rule(rule: dict[str, Any], name: str, where: Path, variants: dict[str, Any]
     conditions = parse_when(rule["when"], (*where, "when")) if "when" in rule else ()
     if FROM in rule or UNTIL in rule:
         conditions = (*_schedule(rule, where), *conditions)
-    by = _attribute(rule["by"], (*where, "by")) if "by" in rule else ("targeting_key",)
+    by = _attribute(rule["by"], (*where, "by")) if "by" in rule else _BY
     salt = _text(rule["salt"], (*where, "salt")) if "salt" in rule else None
     serve = rule["serve"]
+    if serve.__class__ is str and serve in variants:
+        return Rule(name, conditions, serve, (), by, salt)
     if serve.__class__ is list:
         split = _split(serve, (*where, "serve"), variants)
         return Rule(name, conditions, None, split, by, salt)
@@ -371,11 +387,14 @@ def _split(value: list[Any], where: Path, variants: dict[str, Any]) -> tuple[tup
     total = 0
     for index, entry in enumerate(value):
         here = (*where, index)
-        _fields(entry, here, _SPLIT_FIELDS, ("variant", "weight"))
+        _fields(entry, here, _SPLIT_FIELDS, _SPLIT_NEEDS)
         weight = entry["weight"]
         if weight.__class__ is not int or weight < 0:
             _refuse((*here, "weight"), "an integer from 0", weight)
-        entries.append((_variant(entry["variant"], variants, (*here, "variant")), weight))
+        variant = entry["variant"]
+        if variant.__class__ is not str or variant not in variants:
+            _variant(variant, variants, (*here, "variant"))
+        entries.append((variant, weight))
         total += weight
     if not 1 <= total <= MAX_TOTAL_WEIGHT:
         _refuse(where, f"weights with a sum of 1 to {MAX_TOTAL_WEIGHT}", total)
@@ -393,7 +412,11 @@ def parse_when(value: Any, where: Path = ("when",), depth: int = 0) -> tuple[Con
     found: list[Condition] = []
     for attribute, operand in value.items():
         if operand.__class__ in _SCALARS and attribute not in _COMBINING:
-            found.append(Condition(_attribute(attribute, (*where, attribute)), EQUALS, operand))
+            if _is_plain(attribute) and attribute != "targetingKey":
+                path: tuple[str, ...] = (attribute,)
+            else:
+                path = _attribute(attribute, (*where, attribute))
+            found.append(Condition(path, EQUALS, operand))
         else:
             found.extend(_conditions(attribute, operand, (*where, attribute), depth))
     return tuple(found)
@@ -536,6 +559,8 @@ _COMBINING: dict[Any, Callable[[Any, Path, int], Iterable[Condition]]] = {
 
 
 def _attribute(value: Any, where: Path) -> tuple[str, ...]:
+    if _is_plain(value) and value != "targetingKey":
+        return (value,)
     text = _text(value, where)
     keys = tuple(text.split("."))
     if "" in keys or text[0] == "$" or len(keys) > MAX_PATH_KEYS:

@@ -119,8 +119,6 @@ class FlagEvaluator:
             answer = self._first(Table.load_enabled, name)
         if rollout_percentage is not None:
             return self._rolled_out(name, user_id, tenant_id, context, default, rollout_percentage)
-        if answer is True or answer is False:
-            return answer
         if answer.__class__ is Function:
             try:
                 found = answer(user_id, tenant_id, context)
@@ -130,6 +128,8 @@ class FlagEvaluator:
                 # Comparing an application's own value can raise anything; so can a record it needs.
                 found = self._again(VALUES, name, user_id, tenant_id, context)
                 return found if found is True or found is False else default
+        if answer is True or answer is False:
+            return answer
         return default if answer is None else answer()
 
     def variant(
