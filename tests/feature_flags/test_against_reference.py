@@ -8,6 +8,7 @@ import operator
 import re
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
 from itertools import zip_longest
 from typing import Any
 
@@ -582,6 +583,15 @@ def test_no_value_in_a_context_makes_a_call_raise(kind: str) -> None:
 def test_hours_and_minutes_that_no_clock_shows_are_no_time(text: str) -> None:
     # Interpreters differ in what they read: a newer one takes hour 24, all take such offsets.
     assert seconds_of(text) is None
+
+
+def test_an_explanation_ends_with_what_is_served_where_a_foreign_value_equals() -> None:
+    rule = {"name": "r", "when": {"price": 1}, "serve": "on"}
+    flag = {"variants": {"on": True, "off": False}, "default": "off", "rules": [rule]}
+    told = flags_of("f", flag, None, {}).explain("f", context={"price": Decimal(1)})
+    assert told.evaluation.variant == "on"
+    assert told.steps[0] == "rule r: expected price to be 1, found a value of another type"
+    assert told.steps[-1] == "a value of the application's own says otherwise: serves on"
 
 
 class Plan(enum.StrEnum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from control_plane.feature_flags import bucketing
 from control_plane.feature_flags.comparing import contains, instant, number, outside, semver_key
 from control_plane.feature_flags.comparing import text as text_of
-from control_plane.feature_flags.compile import PlainContext, plain
+from control_plane.feature_flags.compile import PlainContext, Unmatchable, plain
 from control_plane.feature_flags.definition import (
     AFTER,
     ALL,
@@ -127,6 +127,12 @@ class Walk:
             if self._ruled(rule, name):
                 return
         self._serves(flag.default, "no rule matched" if flag.rules else "the default")
+
+    def told(self, variant: str | None) -> list[str]:
+        """The steps to the variant that was served; it may rest on what only code compares."""
+        if variant != self.variant:
+            self._serves(variant, "a value of the application's own says otherwise")
+        return self.steps
 
     def _serves(self, variant: str | None, because: str) -> None:
         self.variant = variant
@@ -280,5 +286,7 @@ def _shown(value: Any) -> str:
         return "none"
     if isinstance(value, PlainContext):
         return "an object"
+    if isinstance(value, Unmatchable):
+        return "a value of another type"
     shown = value if isinstance(value, str) else repr(value)
     return shown if len(shown) <= MAX_SHOWN else f"{shown[: MAX_SHOWN - 3]}..."

@@ -327,7 +327,7 @@ class PinnedFlags(FlagEvaluator):
         evaluation = self._evaluated(name, None, user_id, tenant_id, context)
         steps: Sequence[str] = (f"the caller's default: {evaluation.error_code}",)
         if evaluation.reason != ERROR:
-            steps = self._table.explained(name, user_id, tenant_id, context)
+            steps = self._table.explained(name, evaluation.variant, user_id, tenant_id, context)
         return Explanation(name, evaluation, tuple(steps))
 
     def _names(self) -> Sequence[str]:

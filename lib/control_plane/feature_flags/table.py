@@ -317,8 +317,10 @@ class Table:
             answer = answer(user_id, tenant_id, context)
         return answer[1]
 
-    def explained(self, name: str, user_id: Any, tenant_id: Any, context: Any) -> list[str]:
-        """The steps of an evaluation, in sentences.
+    def explained(
+        self, name: str, variant: str | None, user_id: Any, tenant_id: Any, context: Any
+    ) -> list[str]:
+        """The steps of an evaluation that served this variant, in sentences.
 
         Raises:
             ControlPlaneError: a record that cannot be read, or breaks the rules.
@@ -336,7 +338,7 @@ class Table:
             return ["killed, and no definition accepted so far: the caller's default"]
         asking = Asking(self._asked().contains, self.served, self._library.now)
         flag = parse_definition(metadata)
-        return Walk(name, flag, kill, asking, user_id, tenant_id, context).steps
+        return Walk(name, flag, kill, asking, user_id, tenant_id, context).told(variant)
 
     def _with_prerequisites(self, name: str, found: Loaded) -> Loaded:
         """What was found, or a fault where the flags it asks for come round to one of them."""
