@@ -6,8 +6,9 @@ What this module decides:
   previous commit whole; the entries after it are read from the log again.
 - A commit holds whole entries. It is full at 4,096 records, 16 MiB or 100 ms, so that neither a
   reader's wait nor a heartbeat's grows with the length of the log.
-- What an entry too large for that has gathered is staged in transactions that do not move the
-  position beyond the entries before it, so nothing earlier waits for it.
+- What an entry gathers beyond 16,384 records or 16 MiB is staged in transactions that do not move
+  the position beyond the entries before it, so nothing earlier waits for it. That is written twice,
+  and a change behind it waits for both: a set of 250 configs of fifty leaves is not worth it.
 """
 
 from __future__ import annotations

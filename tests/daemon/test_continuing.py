@@ -84,7 +84,7 @@ def test_staged_changes_of_a_crash_are_cleared_and_read_again(
     log: Any, make_node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = make_node()
-    leaves = {f"k{number:05}": number for number in range(9_000)}
+    leaves = {f"k{number:05}": number for number in range(36_000)}
     node.follow()
     generation = log.put({"kind": "config", "name": "big", "metadata": {"values": leaves}})
     with monkeypatch.context() as crash:
@@ -99,7 +99,7 @@ def test_staged_changes_of_a_crash_are_cleared_and_read_again(
     assert node.records() == {}
     node.follow()
     assert node.generation == generation
-    assert len(node.records()) == 9_000
+    assert len(node.records()) == 36_000
 
 
 def test_blobs_beyond_the_memory_bound_are_staged_and_forgotten(

@@ -186,8 +186,10 @@ def test_a_change_set_of_hundreds_is_one_generation(log: Any, node: Any, flag: A
     assert len(node.records()) == 200
 
 
-def test_a_change_set_larger_than_a_commit_becomes_visible_at_once(log: Any, node: Any) -> None:
-    leaves = {f"k{number:05}": number for number in range(9_000)}
+def test_a_change_set_larger_than_memory_allows_becomes_visible_at_once(
+    log: Any, node: Any
+) -> None:
+    leaves = {f"k{number:05}": number for number in range(36_000)}
     config = {"kind": "config", "name": "big", "metadata": {"values": leaves}}
     node.follow()
     before, commits = node.generation, node.follower.commit_count
@@ -201,5 +203,37 @@ def test_a_change_set_larger_than_a_commit_becomes_visible_at_once(log: Any, nod
     assert set(seen) == {before, 0}
     assert node.follower.commit_count - commits > 2
     assert node.generation == generation
-    assert len(node.records()) == 9_000
+    assert len(node.records()) == 36_000
     assert node.table("staging") == {}
+
+
+def test_a_set_of_250_configs_is_written_once(log: Any, node: Any) -> None:
+    leaves = {f"k{number:02}": number for number in range(50)}
+    node.follow()
+    commits = node.follower.commit_count
+    staged: list[Any] = []
+    node.follower._commits._stage = staged.append
+    generation = log.put(
+        *(
+            {"kind": "config", "name": f"service_{number:03}", "metadata": {"values": leaves}}
+            for number in range(250)
+        )
+    )
+    node.follow()
+    assert staged == []
+    assert node.follower.commit_count - commits == 1
+    assert node.generation == generation
+    assert len(node.records()) == 12_500
+
+
+def test_tenants_values_are_judged_where_they_come_after_their_base(log: Any, node: Any) -> None:
+    schema = {"properties": {"size": {"type": "integer"}}}
+    base = {"kind": "config", "name": "pool", "metadata": {"schema": schema, "values": {"size": 1}}}
+    log.put(base)
+    node.follow()
+    own = {"kind": "config", "name": "pool@acme", "metadata": {"values": {"size": "big"}}}
+    log.put(own)
+    node.follow()
+    assert list(node.follower.held) == [node.generation]
+    assert body(node, record_key(CONFIG, "", "pool.size"))[1] == 1
+    assert record_key(CONFIG, "acme", "pool.size") not in node.records()

@@ -113,7 +113,7 @@ def flatten(tree: Any, prefix: Keys = ()) -> dict[str, Any]:
     """
     if not prefix and not (isinstance(tree, dict) and tree):
         raise ValueError("expected a key, found a leaf without any")
-    return {encode_path(keys): leaf.value for keys, leaf in _node_leaves(_node(tree, ""), prefix)}
+    return {path: leaf.value for path, leaf in _node_leaves(_node(tree, ""), _prefix(prefix))}
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Tree:
@@ -171,8 +171,8 @@ def compile_config(
     """
     namespace = _Namespace(base, tenant_documents, environment)
     records = {
-        (BASE_TENANT, encode_path(keys)): (leaf.value, leaf.layer, False)
-        for keys, leaf in _node_leaves(namespace.base, namespace.keys)
+        (BASE_TENANT, path): (leaf.value, leaf.layer, False)
+        for path, leaf in _node_leaves(namespace.base, _prefix(namespace.keys))
     }
     for tenant in namespace.tenants():
         for path, record in namespace.differences(tenant).items():
@@ -396,13 +396,20 @@ def _explicit(metadata: Mapping[str, Any], environment: str | None, low: str, hi
 
 def _node(tree: Any, layer: str) -> Any:
     if isinstance(tree, dict) and tree:
-        return {key: _node(value, layer) for key, value in tree.items()}
+        # Most of a tree is leaves: those are not worth a call each.
+        return {
+            key: _node(value, layer) if isinstance(value, dict) else Leaf(value, layer)
+            for key, value in tree.items()
+        }
     return Leaf(tree, layer)
 
 
 def _value(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: _value(inner) for key, inner in node.items()}
+        return {
+            key: inner.value if isinstance(inner, Leaf) else _value(inner)
+            for key, inner in node.items()
+        }
     return {} if node is _ABSENT else node.value
 
 
@@ -428,8 +435,8 @@ def _replace(
     keys: Keys, old: Any, new: Any, layer: str, found: dict[str, tuple[Any, str, bool]]
 ) -> None:
     """Record where ``new`` differs from ``old``, which it stands in place of."""
-    before = {encode_path(path): leaf for path, leaf in _node_leaves(old, keys)}
-    after = {encode_path(path): leaf for path, leaf in _node_leaves(new, keys)}
+    before = dict(_node_leaves(old, _prefix(keys)))
+    after = dict(_node_leaves(new, _prefix(keys)))
     for path in before.keys() - after.keys():
         found[path] = (None, layer, True)
     for path, leaf in after.items():
@@ -443,9 +450,19 @@ def _layer_of(node: Any) -> str:
     return str(node.layer)
 
 
-def _node_leaves(node: Any, keys: Keys) -> Iterator[tuple[Keys, Leaf]]:
+def _prefix(keys: Keys) -> str:
+    """What the paths below these keys begin with; nothing where there are no keys."""
+    return encode_path(keys) + "." if keys else ""
+
+
+def _node_leaves(node: Any, prefix: str) -> Iterator[tuple[str, Leaf]]:
+    """Every leaf by its path; ``prefix`` is the node's own path and a dot."""
     if isinstance(node, dict):
         for key, inner in node.items():
-            yield from _node_leaves(inner, (*keys, key))
+            path = prefix + encode_key(key)
+            if isinstance(inner, Leaf):
+                yield path, inner
+            else:
+                yield from _node_leaves(inner, path + ".")
     elif node is not _ABSENT:
-        yield keys, node
+        yield prefix[:-1], node

@@ -293,18 +293,25 @@ def _check_segment(document: dict[str, Any], what: str, environment: str | None)
 
 def _check_config(document: dict[str, Any], what: str, environment: str | None) -> None:
     metadata = document["metadata"]
-    _check_leaves(metadata, what)
+    leaves = _check_leaves(metadata, what)
     _check_tenants(metadata, what)
     if tenant_of(document["name"])[1] or "schema" not in metadata:
         return
     compiled = compile_schema(metadata["schema"], path=("metadata", "schema"))
     environments = _environments(document, environment) or [None]
-    _check_work(metadata, environments, what)
+    _check_work(metadata, leaves, environments, what)
     _check_merged(document, [], environments, compiled, what)
 
 
-def _check_work(metadata: dict[str, Any], environments: list[str | None], what: str) -> None:
-    """Refuse what would take the store and every node minutes to judge."""
+def _check_work(
+    metadata: dict[str, Any], leaves: int, environments: list[str | None], what: str
+) -> None:
+    """Refuse what would take the store and every node minutes to judge.
+
+    ``leaves`` is how many the metadata holds in all; mostly that is few enough to count no more.
+    """
+    if leaves * len(environments) * (1 + len(metadata.get("tenants", {}))) <= MAX_MERGED_LEAVES:
+        return
     values, blocks = _leaves(metadata.get("values", {})), metadata.get("environments", {})
     base = sum(values + _leaves(blocks.get(environment, {})) for environment in environments)
     merged = base * (1 + len(metadata.get("tenants", {})))
@@ -357,7 +364,8 @@ def _holds(value: Any, path: Path) -> bool:
     return True
 
 
-def _check_leaves(metadata: dict[str, Any], what: str) -> None:
+def _check_leaves(metadata: dict[str, Any], what: str) -> int:
+    """How many leaves all blocks hold, each of them within the rules."""
     leaves = 0
     for block in ("values", "environments", "tenants"):
         for path, value in _walk(metadata.get(block, {})):
@@ -368,6 +376,7 @@ def _check_leaves(metadata: dict[str, Any], what: str) -> None:
                     f"{what}: expected at most {MAX_CONFIG_LEAVES} leaves, found more", place
                 )
             _check_reserved(value, place, what)
+    return leaves
 
 
 def _leaves(tree: Any) -> int:

@@ -245,7 +245,9 @@ class Materialiser:
         for namespace, before in serving.namespaces.items():
             after = _config_documents(serving.plan, namespace)
             tenants = [after[name] for name in sorted(after) if name != namespace]
-            validate_config(after.get(namespace), tenants, self._environment)
+            if tenants:
+                # A base alone was judged with its values merged when its bytes were.
+                validate_config(after.get(namespace), tenants, self._environment)
             _rewrite_leaves(
                 serving, self._leaves(before, namespace), self._leaves(after, namespace)
             )

@@ -8,10 +8,14 @@ A plan that grows past its bound is *staged*: its changes move into the ``stagin
 transactions of their own, where no reader looks, and ``write`` makes them visible in one. A crash
 in between leaves staged changes that no position knows of; whoever opens the replica next clears
 them, and the entry is read from the log again.
+
+What a plan holds of one space is kept in order for as long as somebody asks for keys by prefix, so
+that an entry of many documents, each of which asks, takes no longer for each than one of a few.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
@@ -36,7 +40,8 @@ HELD: Final = b"e"
 BLOBS: Final = b"b"
 _RECORDS: Final = b"r"
 
-STAGED_RECORDS: Final = 4_096
+STAGED_RECORDS: Final = 16_384
+"""Records of this many take some 6 MiB as Python objects; 250 configs of 50 leaves are 12,500."""
 STAGED_BYTES: Final = 16 << 20
 
 Operations = dict[bytes, bytes | None]
@@ -55,7 +60,7 @@ class Plan:
     ``transaction`` is asked each time, because staging ends one transaction and begins another.
     """
 
-    __slots__ = ("_count", "_operations", "_size", "_stage", "_transaction", "staged")
+    __slots__ = ("_count", "_operations", "_orders", "_size", "_stage", "_transaction", "staged")
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Plan:
         self._transaction = transaction
         self._stage = stage
         self._operations: Operations = {}
+        self._orders: dict[bytes, _Order] = {}
         self._size = self._count = 0
         self.staged = False
 
@@ -146,6 +152,7 @@ class Plan:
         if self._count > STAGED_RECORDS or self._size > STAGED_BYTES:
             self._stage(self._operations)
             self._operations = {}
+            self._orders = {}
             self._size = self._count = 0
             self.staged = True
 
@@ -158,8 +165,14 @@ class Plan:
         for spaced, value in self._operations.items():
             _apply(transaction, spaced, value)
         self._operations = {}
+        self._orders = {}
 
     def _set(self, spaced: bytes, value: bytes | None) -> None:
+        if spaced not in self._operations:
+            order = self._orders.get(spaced[:1])
+            if order is None:
+                order = self._orders[spaced[:1]] = _Order()
+            order.added.append(spaced)
         self._operations[spaced] = value
         self._count += spaced[:1] == _RECORDS
         self._size += len(spaced) + (0 if value is None else len(value))
@@ -175,9 +188,37 @@ class Plan:
         if self.staged:
             for spaced, data in _staged_items(self._transaction(), spaced_prefix):
                 yield spaced, _unstaged(data)
-        for spaced, value in self._operations.items():
-            if spaced.startswith(spaced_prefix):
-                yield spaced, value
+        order = self._orders.get(spaced_prefix[:1])
+        for spaced in () if order is None else order.beginning(spaced_prefix):
+            yield spaced, self._operations[spaced]
+
+
+class _Order:
+    """The keys a plan holds of one space, sorted when they are asked for."""
+
+    __slots__ = ("_sorted", "added")
+
+    # Up to so many new keys are put into their places one by one: cheaper than to look at all.
+    _FEW: Final = 16
+
+    def __init__(self) -> None:
+        self.added: list[bytes] = []
+        self._sorted: list[bytes] = []
+
+    def beginning(self, prefix: bytes) -> list[bytes]:
+        """The keys that begin so."""
+        if len(self.added) <= self._FEW:
+            for key in self.added:
+                insort(self._sorted, key)
+        else:
+            self._sorted += self.added
+            self._sorted.sort()
+        self.added = []
+        found = self._sorted
+        first = last = bisect_left(found, prefix)
+        while last < len(found) and found[last].startswith(prefix):
+            last += 1
+        return found[first:last]
 
 
 _ABSENT: Final = b"\xff absent"
@@ -221,12 +262,4 @@ def _apply_record(transaction: WriteTransaction, key: bytes, value: bytes | None
     if value is None:
         transaction.delete_record(key)
         return
-    record = decode_record(key, value)
-    transaction.put_record(
-        key,
-        record.kind,
-        record.body,
-        head_generation=record.head_generation,
-        served_generation=record.served_generation,
-        status=record.status,
-    )
+    transaction.put_encoded(key, value)

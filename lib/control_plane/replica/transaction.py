@@ -127,9 +127,13 @@ class WriteTransaction:
             served_generation=served_generation,
             status=status,
         )
+        self.put_encoded(key, data)
+
+    def put_encoded(self, key: bytes, data: bytes) -> None:
+        """Store a record that `encode_record` made for this key, as ``put_record`` does."""
         if self._records.get(key) != data:
             self._records.put(key, data)
-            self.touched.add(CLASS_OF_KIND[kind])
+            self.touched.add(CLASS_OF_KIND[key[0]])
 
     def delete_record(self, key: bytes) -> None:
         """Remove a record if it is there."""
