@@ -51,6 +51,12 @@ def test_advice_is_printed_and_ends_with_1(folder: Path) -> None:
     assert [each["document"] for each in told["advice"]] == ["flag/a", "flag/c"]
 
 
+def test_the_shipped_documents_are_meant() -> None:
+    shipped = Path(__file__).parents[2] / "manifests"
+    done = CliRunner().invoke(lint, [str(shipped)], standalone_mode=False)
+    assert (done.return_value, "no advice" in done.output) == (0, True)
+
+
 def test_a_ring_is_named_as_the_environment_sees_it(folder: Path) -> None:
     put(folder, "a", asking("b"))
     put(folder, "b", {**ON_OFF, "environments": {"production": {"rules": asking("a")["rules"]}}})

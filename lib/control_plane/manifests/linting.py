@@ -182,8 +182,10 @@ def _of_variants(metadata: Mapping[str, Any], served: Collection[str]) -> _Found
     """Variants that nothing serves, in no environment that is looked at."""
     flag = parse_definition(metadata)
     # A boolean flag has both its variants anyway: one that nobody gets yet is the usual beginning.
-    # Targeting may compute the name of the one it serves.
-    exempt = flag.type == "bool" or flag.targeting is not None
+    # Targeting may compute the name of the one it serves; a flag without rules is operated by its
+    # default.
+    plain = not flag.rules and not flag.overrides
+    exempt = plain or flag.type == "bool" or flag.targeting is not None
     unused = set() if exempt else set(flag.variants).difference(served)
     for name in sorted(unused):
         yield f"metadata.variants.{name}", f"expected a variant that is served, found {name} unused"
