@@ -30,17 +30,25 @@ def forge(node: Any) -> None:
 @pytest.fixture
 def overtaken(stocked: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A node whose next snapshot is begun just after a development writer's first commit."""
-    begin = Replica._begin_whole
+    begin, at_once = Replica._begin_whole, Replica._at_once
     came = []
 
-    def begin_late(replica: Replica) -> tuple[Any, int]:
+    def come() -> None:
         if not came:
             came.append(True)
             forge(stocked)
+
+    def begin_late(replica: Replica) -> tuple[Any, int]:
+        come()
         return begin(replica)
+
+    def late_at_once(replica: Replica, keys: Any) -> Any:
+        come()
+        return at_once(replica, keys)
 
     stocked.trusting = stocked.client(require_trusted=True)
     monkeypatch.setattr(Replica, "_begin_whole", begin_late)
+    monkeypatch.setattr(Replica, "_at_once", late_at_once)
     return stocked
 
 

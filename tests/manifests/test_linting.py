@@ -59,10 +59,13 @@ COLOURS: dict[str, Any] = {
 
 def test_a_variant_that_one_environment_serves_is_no_unused_one() -> None:
     launch = {"rules": [{"name": "launch", "serve": "blue"}]}
-    document = flag(**COLOURS, environments={"staging": launch, "production": {}})
+    ruled = {"when": {"plan": "pro"}, "serve": "red"}
+    document = flag(ruled, **COLOURS, environments={"staging": launch, "production": {}})
     assert said(document) == []
     assert any("blue unused" in sentence for sentence in said(document, "production"))
-    assert any("blue unused" in sentence for sentence in said(flag(**COLOURS)))
+    assert any("blue unused" in sentence for sentence in said(flag(ruled, **COLOURS)))
+    # A flag without rules is operated by its default.
+    assert said(flag(**COLOURS)) == []
 
 
 def test_a_variant_that_an_environment_adds_may_be_asked_for() -> None:
