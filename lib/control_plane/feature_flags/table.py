@@ -34,6 +34,7 @@ from control_plane.feature_flags.compile import (
     Function,
     fault,
 )
+from control_plane.feature_flags.complaining import complain
 from control_plane.feature_flags.counting import Counts
 from control_plane.feature_flags.evaluation import (
     FLAG_NOT_FOUND,
@@ -44,8 +45,6 @@ from control_plane.feature_flags.evaluation import (
 )
 from control_plane.feature_flags.packed import unpack
 from control_plane.replica.format import DELETED, FLAG, HEADER_BYTES, decode_record, record_key
-from control_plane.replica.reader import OPEN
-from control_plane.shown import MAX_SHOWN_NAME, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +59,6 @@ if TYPE_CHECKING:
 
 MAX_ABSENT = 4096
 FEW = 32
-MAX_LOGGED = 10_000
 MAX_PREREQUISITES = 64
 
 # Instead of a transaction: a flag that is of none, and one whose record could not be read now.
@@ -187,22 +185,6 @@ class Library:
     def complain(self, name: str, reason: str) -> None:
         """Log one line about this name, unless this process had one already."""
         complain(name, reason)
-
-
-def complain(name: str, reason: str) -> None:
-    """Log one line about this name, unless this process had one already."""
-    name = name[:MAX_SHOWN_NAME]
-    if name in OPEN.complained or len(OPEN.complained) >= MAX_LOGGED:
-        return
-    OPEN.complained.add(name)
-    # Imported here: logging costs 10 ms, and a process whose flags are sound never logs.
-    from logging import getLogger
-
-    getLogger("control_plane.feature_flags").warning(
-        "flag/%s: %s; the caller's default is served",
-        shown(name),
-        shown(reason),
-    )
 
 
 class Table:

@@ -13,6 +13,7 @@ of bool or None or calls, and a list that is all constants is one.
 
 from __future__ import annotations
 
+from control_plane.feature_flags.complaining import complain
 from control_plane.feature_flags.evaluation import DEFAULT, ERROR, GENERAL, TARGETING_MATCH
 from control_plane.feature_flags.flagd_bucketing import (
     TEXT_HEADS,
@@ -145,9 +146,6 @@ def _fail(what: str) -> NoReturn:
 
 def _complain(name: str, error: object) -> None:
     """One log line about this flag."""
-    # Imported here: a process whose flags are sound never comes here.
-    from control_plane.feature_flags.table import complain
-
     if isinstance(error, Exception):
         reason = f"expected a result, found {type(error).__name__}"
     else:
