@@ -432,12 +432,12 @@ class FlagEvaluator:
             table = self._current()
             try:
                 flag = table.flag(name)
+                if self._table is not table:
+                    continue  # as in _first; nothing was called yet, so nothing is counted twice
                 answer = flag.bound(mode, table.asked(flag))
                 if answer.__class__ is Function:
                     answer = self._called(answer, name, mode, user_id, tenant_id, context)
-                if self._table is not table:
-                    continue  # as in _first
-                if answer.__class__ is Counter:
+                elif answer.__class__ is Counter:
                     answer = answer()
                 return answer, flag
             except Moved:
