@@ -110,8 +110,9 @@ class Watch:
         old, self._last = self._last, new
         return old, new
 
-    def _call(self, old: object, new: object, generation: int, environment: str | None) -> None:
-        change = Change(
+    def _change(self, old: object, new: object, generation: int, environment: str | None) -> Change:
+        """What the callback is told, in copies of its own."""
+        return Change(
             self._key,
             None if old is ABSENT else fresh(old),
             None if new is ABSENT else fresh(new),
@@ -119,6 +120,8 @@ class Watch:
             environment,
             self._tenant or None,
         )
+
+    def _call(self, change: Change) -> None:
         try:
             self._callback(change)
         except Exception:
@@ -173,15 +176,19 @@ class Watcher:
             group.watches.append(watch)
             # A look that began before the line above did not know this watch; have one that does.
             group.revision = None
-            if self._thread is None:
-                self._signal = signal = Signal()
-                self._thread = threading.Thread(
-                    target=self._run, args=(signal,), name="control-plane-watch", daemon=True
-                )
-                self._thread.start()
-            elif self._signal is not None:
-                self._signal.wake()
+            self._attend()
         return watch
+
+    def _attend(self) -> None:
+        """Have the thread look at once, or start it; called under the lock."""
+        if self._thread is None:
+            self._signal = signal = Signal()
+            self._thread = threading.Thread(
+                target=self._run, args=(signal,), name="control-plane-watch", daemon=True
+            )
+            self._thread.start()
+        elif self._signal is not None:
+            self._signal.wake()
 
     def keep(self, source: ChosenSource) -> None:
         """Close this source too when the watcher closes: its manager has moved on."""
@@ -220,14 +227,20 @@ class Watcher:
 
     def _look(self, group: Watched) -> None:
         """Call every watch whose value differs from the one it saw last."""
+        for watch, change in self._changes(group):
+            if not watch.closed:
+                watch._call(change)
+
+    def _changes(self, group: Watched) -> list[tuple[Watch, Change]]:
+        """The watches whose value differs from the one they saw last, and what to tell them."""
         replica = group.source.open()
         # Values seen before stay: a replica that is away has not changed them.
         if replica is None:
-            return
+            return []
         revision = group.source.words[_WORD]
         with self._lock:
             if revision == group.revision:
-                return
+                return []
             # Revision before snapshot: what moves in between is looked at once more, never missed.
             group.revision = revision
             group.watches = [watch for watch in group.watches if not watch.closed]
@@ -238,10 +251,11 @@ class Watcher:
                 seen = list(self._seen(group, watches, view))
         except ControlPlaneError as error:
             self._failed(group, error)
-            return
-        for watch, old, new in seen:
-            if not watch.closed:
-                watch._call(old, new, generation, group.source.environment)
+            return []
+        environment = group.source.environment
+        return [
+            (watch, watch._change(old, new, generation, environment)) for watch, old, new in seen
+        ]
 
     def _seen(
         self, group: Watched, watches: list[Watch], view: View
