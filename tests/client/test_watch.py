@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from control_plane.configs import watch as watch_module
 from control_plane.configs.settings import ConfigManager
 from control_plane.configs.watch import Change
+from control_plane.replica import waiting
 
 WAIT_SECONDS = 10
 
@@ -275,7 +275,7 @@ def test_a_replica_that_appears_later_is_a_change(node: Any, heard: Heard) -> No
 def test_without_inotify_it_polls(
     stocked: Any, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_module, "_open_inotify", lambda: (None, -1))
+    monkeypatch.setattr(waiting, "_open_inotify", lambda: (None, -1))
     stocked.client().config.watch("database.url", heard)
     stocked.config("database", {"url": "u1"})
     assert heard.next().new == "u1"

@@ -1,14 +1,8 @@
 """Telling an application that a configuration value changed: one thread, woken by the kernel.
 
-- The writer's last step after a commit is a ``pwrite`` of the header's revision word, and a swap
-  renames ``current`` in the ``v1`` folder. inotify on both wakes the thread; where inotify is
-  absent or used up (128 instances a user, by default) the thread looks every 50 ms instead.
+- What wakes the thread, and that nothing is lost between a look and the next: `replica.waiting`.
 - Woken, it compares the configuration revision, and only if that moved reads every watched value
   of that environment from one snapshot. A value that differs from the one last seen is a change.
-- Nothing is lost between looking and sleeping: the kernel queues what happens after the inotify
-  watches were renewed, and they are renewed before each look. A look every second finds what no
-  event told: a replica that was not there at all, an overflowing queue, a file system without
-  inotify.
 - A read that fails changes nothing: the values last seen stay, the next look tries again.
 - ``fork``: the child inherits watches and values, but neither the thread nor the right to read
   the parent's queue. Its next call of ``watch`` starts a thread of its own, which then reports
@@ -22,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import threading
 import weakref
 
@@ -31,6 +24,7 @@ from control_plane.configs.merged import ABSENT, merged_value
 from control_plane.copies import fresh
 from control_plane.errors import ControlPlaneError
 from control_plane.replica.header import CONFIG_REVISION
+from control_plane.replica.waiting import Signal
 from control_plane.shown import MAX_SHOWN_NAME, shown
 
 TYPE_CHECKING = False
@@ -41,14 +35,6 @@ if TYPE_CHECKING:
     from control_plane.configs.settings import ConfigManager
     from control_plane.defaults import ChosenSource
     from control_plane.replica.reader import View
-
-LOOK_SECONDS = 1.0
-POLL_SECONDS = 0.05
-
-# linux/inotify.h
-IN_MODIFY = 0x2
-IN_MOVED_TO = 0x80
-IN_CREATE = 0x100
 
 _WORD = 8 * CONFIG_REVISION
 _log = logging.getLogger("control_plane")
@@ -276,79 +262,6 @@ class Watcher:
         if group.failed != str(error):
             group.failed = str(error)
             _log.warning("watching configuration goes on, a look failed: %s", shown(error))
-
-
-class Signal:
-    """Sleeps until a header or a ``current`` link changes, or somebody calls ``wake``."""
-
-    def __init__(self) -> None:
-        self._libc, self._inotify = _open_inotify()
-        self._read_end, self._write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        os.set_blocking(self._write_end, False)
-
-    def follow(self, folder: str) -> None:
-        """Wake for this environment's folder from now on; cheap to repeat, and must be.
-
-        The header named by ``current`` is another file after a swap; adding a watch that exists
-        changes nothing, so there is no state here that could go stale.
-        """
-        if self._libc is not None:
-            v1 = os.path.join(folder, "v1")
-            add = self._libc.inotify_add_watch
-            add(self._inotify, os.fsencode(v1), IN_MOVED_TO | IN_CREATE)
-            add(self._inotify, os.fsencode(os.path.join(v1, "current", "header")), IN_MODIFY)
-
-    def wait(self) -> None:
-        """Return after an event, after `wake`, or when it is time for a look anyway."""
-        if self._libc is None:
-            select.select([self._read_end], [], [], POLL_SECONDS)
-        else:
-            poll = select.poll()
-            poll.register(self._inotify, select.POLLIN)
-            poll.register(self._read_end, select.POLLIN)
-            poll.poll(LOOK_SECONDS * 1000)
-        for descriptor in (self._read_end, self._inotify):
-            _drain(descriptor)
-
-    def wake(self) -> None:
-        """End the current or the next wait."""
-        try:
-            os.write(self._write_end, b"\0")
-        except BlockingIOError:
-            # A full pipe is readable: the wait ends without this byte.
-            pass
-        except OSError:
-            # Closed by the thread on its way out; see `Watcher._run`.
-            pass
-
-    def close(self) -> None:
-        """Give the descriptors back; also the child's part after a fork."""
-        descriptors = (self._inotify, self._read_end, self._write_end)
-        self._inotify = self._read_end = self._write_end = -1
-        for descriptor in descriptors:
-            if descriptor >= 0:
-                os.close(descriptor)
-
-
-def _drain(descriptor: int) -> None:
-    try:
-        while descriptor >= 0 and os.read(descriptor, 65_536):
-            pass
-    except BlockingIOError:
-        pass
-
-
-def _open_inotify() -> tuple[Any, int]:
-    """libc and an inotify descriptor, or (None, -1) where there is none to be had."""
-    try:
-        import ctypes
-
-        libc = ctypes.CDLL(None)
-        descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    except (ImportError, OSError, AttributeError, TypeError):
-        return None, -1
-    return (libc, descriptor) if descriptor >= 0 else (None, -1)
 
 
 def _after_fork_in_child(watcher: Watcher | None) -> None:
