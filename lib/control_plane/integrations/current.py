@@ -76,7 +76,7 @@ def view() -> RequestView:
 
 def client() -> ControlPlaneClient:
     """The process's client; made when it is first asked for."""
-    return _PROCESS.view().client
+    return _PROCESS.snapshots().client
 
 
 def snapshots() -> Snapshots:
@@ -108,25 +108,29 @@ def provide(make: Callable[[], ControlPlaneClient]) -> None:
 @contextmanager
 def using(client: ControlPlaneClient) -> Iterator[None]:
     """Let this be the process's client inside the block, in every thread; for tests."""
-    former = _PROCESS.replace(Snapshots(client))
+    mine = Snapshots(client)
+    _PROCESS.given.append(mine)
     try:
         yield
     finally:
-        _PROCESS.replace(former)
+        _PROCESS.given.remove(mine)
 
 
 class _Process:
     """The process's client behind its snapshots, and how it is made."""
 
-    __slots__ = ("_make", "_made")
+    __slots__ = ("_made", "_make", "given")
 
     def __init__(self) -> None:
         self._make: Callable[[], ControlPlaneClient] = ControlPlaneClient
         # At most one entry. A mapping, as its `setdefault` lets one of two threads win without a
         # lock, which a fork could leave locked.
         self._made: dict[str, Snapshots] = {}
+        self.given: list[Snapshots] = []  # by `using`; the last one counts
 
     def snapshots(self) -> Snapshots:
+        if self.given:
+            return self.given[-1]
         found = self._made.get("made")
         if found is None:
             mine = Snapshots(self._make())
@@ -143,15 +147,9 @@ class _Process:
 
     def provide(self, make: Callable[[], ControlPlaneClient]) -> None:
         self._make = make
-        former = self.replace(None)
+        former = self._made.pop("made", None)
         if former is not None:
             former.client.close()
-
-    def replace(self, snapshots: Snapshots | None) -> Snapshots | None:
-        former = self._made.pop("made", None)
-        if snapshots is not None:
-            self._made["made"] = snapshots
-        return former
 
 
 _PROCESS = _Process()

@@ -130,31 +130,22 @@ class RequestView:
 class RequestFlags(BoundFlags):
     """Flags of the generation its request holds now, for the caller that is bound now."""
 
-    __slots__ = ("_filled_in", "_view")
+    __slots__ = ("_caller", "_view")
 
     def __init__(self, view: RequestView) -> None:
-        super().__init__(cast("FlagEvaluator", _HeldFlags(view)), {})
         self._view = view
-        self._filled_in: Mapping[str, Any] | None = None
+        self._caller: tuple[Mapping[str, Any], BoundFlags] | None = None
+
+    @property
+    def _flags(self) -> FlagEvaluator:  # type: ignore[override]  # another one as time passes
+        return self._view.pinned().flags
 
     def _filled(self, user_id: Any, tenant_id: Any, context: Any) -> tuple[Any, Any, Any]:
         bound = self._view.context
-        if bound is not self._filled_in:
-            super().__init__(self._flags, bound)
-            self._filled_in = bound
-        return super()._filled(user_id, tenant_id, context)
-
-
-class _HeldFlags:
-    """Every call of a `FlagEvaluator`, made on the generation that is held at that moment."""
-
-    __slots__ = ("_view",)
-
-    def __init__(self, view: RequestView) -> None:
-        self._view = view
-
-    def __getattr__(self, call: str) -> Any:
-        return getattr(self._view.pinned().flags, call)
+        caller = self._caller
+        if caller is None or caller[0] is not bound:
+            self._caller = caller = bound, BoundFlags(self._flags, bound)
+        return caller[1]._filled(user_id, tenant_id, context)
 
 
 class RequestConfig:

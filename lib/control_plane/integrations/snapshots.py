@@ -17,9 +17,9 @@
 
 from __future__ import annotations
 
+import os
 from _thread import allocate_lock
 from collections import deque
-from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -35,17 +35,36 @@ HOLD_SECONDS = 10.0
 LINGER_SECONDS = 2 * HOLD_SECONDS
 
 
+class Forks:
+    """How many forks lie between this process and the first: no ancestor has the same number."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def after_fork_in_child(self) -> None:
+        """Count one more."""
+        self.count += 1
+
+
+# What the process is, not what it holds; asking the kernel for its id would cost each flag 150 ns.
+FORKS = Forks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=FORKS.after_fork_in_child)
+
+
 class Snapshot:
     """A pinned view with what tells whether it is still the newest, and still whole."""
 
-    __slots__ = ("_overridden", "_process", "_txn_id", "_words", "generation", "view")
+    __slots__ = ("_forks", "_overridden", "_txn_id", "_words", "generation", "view")
 
     def __init__(self, client: ControlPlaneClient) -> None:
         # Read before the snapshot is begun: it is of this transaction or of a later one.
         self._words = client.source.words
         self._txn_id: int = self._words[8 * TXN_ID]
         self._overridden = _overridden(client)
-        self._process = getpid()
+        self._forks = FORKS.count
         self.view: PinnedView = client.pinned()
         self.generation = _generation(self.view)
 
@@ -60,7 +79,7 @@ class Snapshot:
 
     def is_whole(self) -> bool:
         """Whether the node still keeps it, and this is the process that took it."""
-        return bool(self._words[8 * SAFE_TXNID] <= self._txn_id) and getpid() == self._process
+        return FORKS.count == self._forks and self._words[8 * SAFE_TXNID] <= self._txn_id
 
 
 class Snapshots:
@@ -77,7 +96,7 @@ class Snapshots:
 
     def newest(self) -> Snapshot | None:
         """The newest generation, to be read for HOLD_SECONDS; None: read through the client."""
-        kept = self._kept.get(getpid()) or self._of_this_process()
+        kept = self._kept.get(FORKS.count) or self._of_this_process()
         # Follows a swap, so that the words below are those of the replica in use.
         self.client.source.open()
         snapshot = kept.newest
@@ -90,14 +109,14 @@ class Snapshots:
 
     def close(self) -> None:
         """Close the snapshots of this process; a later call of ``newest`` takes a new one."""
-        kept = self._kept.pop(getpid(), None)
+        kept = self._kept.pop(FORKS.count, None)
         if kept is not None:
             kept.close()
 
     @property
     def open_count(self) -> int:
         """How many are open in this process."""
-        kept = self._kept.get(getpid())
+        kept = self._kept.get(FORKS.count)
         return 0 if kept is None else len(kept.superseded) + (kept.newest is not None)
 
     def _take(self, kept: _Kept) -> Snapshot | None:
@@ -110,9 +129,9 @@ class Snapshots:
 
     def _of_this_process(self) -> _Kept:
         """What this process keeps from now on; what it inherited through a fork is given up."""
-        kept = self._kept.setdefault(getpid(), _Kept())
-        for process in [each for each in self._kept if each != getpid()]:
-            inherited = self._kept.pop(process, None)
+        kept = self._kept.setdefault(FORKS.count, _Kept())
+        for ancestor in [each for each in self._kept if each != FORKS.count]:
+            inherited = self._kept.pop(ancestor, None)
             if inherited is not None:
                 inherited.close()
         return kept
