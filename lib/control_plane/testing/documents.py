@@ -14,8 +14,9 @@ Every document is validated before a record is made of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 import msgpack
@@ -25,7 +26,8 @@ from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.segments import shard_of
 from control_plane.log.canonical import canonical, sha256_hex
 from control_plane.manifests.documents import blob
-from control_plane.manifests.validation import validate, validate_config
+from control_plane.manifests.loader import Document, load_paths
+from control_plane.manifests.validation import validate, validate_config, validate_document
 from control_plane.replica.compile import config_records, flag_body, segment_body, shard_body
 from control_plane.replica.format import (
     AGENT,
@@ -70,6 +72,17 @@ class Documents:
             return replace(self, flags=_without(self.flags, name))
         document = {"kind": "flag", "name": name, "metadata": _flag_metadata(flag)}
         return replace(self, flags={**self.flags, name: self._valid(document)})
+
+    def with_files(self, paths: Iterable[str | PathLike[str]]) -> Documents:
+        """With the manifests of these files and folders; the last version in a name is stable."""
+        documents = load_paths(paths)
+        following = self
+        # What others are checked against, or resolve to, comes first.
+        for document in sorted(documents, key=_order):
+            validate_document(document, environment=self.environment)
+            value: dict[str, Any] = document.value
+            following = _STEPS[value["kind"]](following, value)
+        return following
 
     def with_kill(self, flag: str, variant: str | None) -> Documents:
         """With this kill in force."""
@@ -197,6 +210,23 @@ class Documents:
     def _valid(self, document: dict[str, Any]) -> dict[str, Any]:
         validate(document, environment=self.environment)
         return document
+
+
+_STEPS: dict[str, Callable[[Documents, dict[str, Any]], Documents]] = {
+    "config": lambda documents, it: documents.with_config(it["name"], it["metadata"]),
+    "segment": lambda documents, it: documents.with_segment(it["name"], it["metadata"]),
+    "flag": lambda documents, it: documents.with_flag(it["name"], it["metadata"]),
+    "tool": lambda documents, it: documents.with_version("tool", it),
+    "agent": lambda documents, it: documents.with_version("agent", it),
+}
+
+
+def _order(document: Document) -> tuple[int, str]:
+    """Kinds in the order of the steps, and a tenant's part of a namespace after the namespace."""
+    kind = str(document.value.get("kind"))
+    kinds = list(_STEPS)
+    name = str(document.value.get("name")) if kind == "config" else ""
+    return kinds.index(kind) if kind in kinds else len(kinds), name
 
 
 def _unless_same(leaf: Body, before: Body | None) -> Body:
