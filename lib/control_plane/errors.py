@@ -116,13 +116,17 @@ class SyntaxInvalid(InputInvalid):
 
 
 class ManifestInvalid(InputInvalid):
-    """A document that breaks a rule of its kind; ``path`` leads to the place inside it."""
+    """A document that breaks a rule of its kind; ``path`` leads to the place inside it.
+
+    ``document`` names it (``config/database@acme``) where it may be another than the one in hand.
+    """
 
     code = "manifest_invalid"
 
-    def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
+    def __init__(self, message: str, path: tuple[str | int, ...] = (), document: str = "") -> None:
         super().__init__(message)
         self.path = path
+        self.document = document
 
 
 class StatementInvalid(InputInvalid):
