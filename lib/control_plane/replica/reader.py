@@ -284,6 +284,14 @@ class View:
         """
         return self._checked(_copy, self._replica._log, keys)
 
+    def read_log(self, *keys: bytes) -> list[bytes | None]:
+        """Return what the writer keeps about its commits under each key, None where nothing.
+
+        Raises:
+            ViewExpired | ReplicaCorrupt: as `read`.
+        """
+        return self._checked(_copy, self._replica._log, keys)
+
     def scan(
         self, prefix: bytes, limit: int = 1 << 20, database: Any = None
     ) -> list[tuple[bytes, bytes]]:
