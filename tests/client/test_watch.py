@@ -138,20 +138,28 @@ def test_true_is_not_one(stocked: Any, heard: Heard) -> None:
     assert heard.next().new == {"a": True}
 
 
-def test_a_callback_that_raises_is_logged_and_disturbs_nobody(
+def test_a_callback_that_raises_disturbs_nobody_and_each_error_is_logged_once(
     stocked: Any, heard: Heard, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(change: Change) -> None:
-        raise RuntimeError("boom")
+        if change.new == "well":
+            return
+        if change.new.startswith("u"):
+            raise RuntimeError(f"boom {change.new}")
+        raise ValueError("another")
 
     config = stocked.client().config
     config.watch("database.url", broken)
     config.watch("database.url", heard)
     with caplog.at_level(logging.ERROR, logger="control_plane"):
-        for url in ("u1", "u2"):
+        for url in ("u1", "u2", "v", "well", "v"):
             stocked.config("database", {"url": url})
             assert heard.next().new == url
-    assert [record.exc_info[0] for record in caplog.records] == [RuntimeError] * 2
+    assert [record.exc_info[0] for record in caplog.records] == [
+        RuntimeError,
+        ValueError,
+        ValueError,
+    ]
 
 
 def test_log_lines_of_watches_are_printable_and_bounded(
@@ -172,7 +180,7 @@ def test_log_lines_of_watches_are_printable_and_bounded(
         stocked.config("database", {**dict.fromkeys(names, 1), "url": "u1"})
         heard.next()
         damage(names[0].encode())
-        stocked.config("database", {**dict.fromkeys(names, 1), "url": "u2"})
+        stocked.config("database", {**dict.fromkeys(names, 2), "url": "u2"})
         heard.next()
     lines = [record.getMessage() for record in caplog.records]
     assert [name for name in ("the callback raised", "a look failed") if name in str(lines)] == [
@@ -282,21 +290,45 @@ def test_without_inotify_it_polls(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_child_watches_again_after_its_next_watch(
+def test_a_forked_child_watches_on_in_a_thread_of_its_own(
     stocked: Any, heard: Heard, in_child: Callable[..., str]
 ) -> None:
-    config = stocked.client().config
-    config.watch("database.url", heard)
+    stocked.client().config.watch("database.url", heard)
 
     def child() -> object:
-        inherited = watching_threads()
-        config.watch("limits", Heard())
-        # The inherited watch tells what was published since the fork.
-        return inherited, heard.next().new
+        return watching_threads(), heard.next().new
 
     told = in_child(child, lambda: stocked.config("database", {"url": "after the fork"}))
-    assert told == "([], 'after the fork')"
+    assert told == "(['control-plane-watch'], 'after the fork')"
     assert heard.next().new == "after the fork"
     stocked.config("database", {"url": "later"})
     assert heard.next().new == "later"
     assert heard.nothing_more()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_during_a_callback_leaves_the_child_what_was_not_called_to_its_end(
+    stocked: Any, heard: Heard, in_child: Callable[..., str]
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    def slow(change: Change) -> None:
+        if os.getpid() == parent:
+            entered.set()
+            assert go_on.wait(WAIT_SECONDS)
+        heard(change)
+
+    config = stocked.client().config
+    config.watch("database.url", slow)
+    config.watch("database", heard)
+    stocked.config("database", {"url": "u1"})
+    assert entered.wait(WAIT_SECONDS)
+    told = in_child(lambda: [heard.next().key, heard.next().key, heard.nothing_more()])
+    go_on.set()
+    assert told == "['database.url', 'database', True]"
+    assert [heard.next().key, heard.next().key, heard.nothing_more()] == [
+        "database.url",
+        "database",
+        True,
+    ]

@@ -22,6 +22,7 @@ from control_plane.configs.merged import (
     leaf_value,
     merged_value,
 )
+from control_plane.configs.overrides import overridden
 from control_plane.copies import fresh
 from control_plane.defaults import config_overrides, replica_source, require_environment
 from control_plane.errors import ReplicaBusy, ReplicaInvalid, ReplicaUnavailable
@@ -182,8 +183,7 @@ class ConfigManager:
         Never at registration. Generations that pass between two looks come as one change from the
         last value seen to the newest. Calls come one after another, in the order of generations,
         from one thread that starts with the first watch; an exception from a callback is logged
-        and disturbs nobody. A forked child inherits the watches, and their thread starts there
-        with its next call of ``watch``.
+        and disturbs nobody. A forked child inherits the watches and has such a thread, too.
         """
         require_environment(self._source)
         if self._watcher is None:
@@ -364,48 +364,6 @@ class Section:
     def section(self, prefix: Key) -> Section:
         """A section of this section."""
         return Section(self._config, path_of(self._prefix + decode_path(_checked_path(prefix))))
-
-
-def overridden(overrides: Mapping[tuple[str, ...], str], path: str, value: Any) -> Any:
-    """``value`` with the process overrides at or below ``path`` laid over it.
-
-    An override of a value that is no string is read as JSON, so that numbers stay numbers.
-
-    Raises:
-        ValueError: text that is not JSON for such a value; names the key, never the text.
-    """
-    if not overrides:
-        return value
-    keys = decode_path(path)
-    for where, text in overrides.items():
-        if where[: len(keys)] == keys:
-            value = _with_override(value, where[len(keys) :], text, where)
-        elif keys[: len(where)] == where:
-            # The override is a leaf above: nothing is left below it.
-            value = ABSENT
-    return value
-
-
-def _with_override(value: Any, below: tuple[str, ...], text: str, where: tuple[str, ...]) -> Any:
-    if not below:
-        return _converted(value, text, where)
-    tree = dict(value) if isinstance(value, dict) else {}
-    tree[below[0]] = _with_override(tree.get(below[0], ABSENT), below[1:], text, where)
-    return tree
-
-
-def _converted(value: Any, text: str, where: tuple[str, ...]) -> Any:
-    if value is ABSENT or isinstance(value, str):
-        return text
-    from json import JSONDecodeError, loads
-
-    try:
-        return loads(text)
-    except JSONDecodeError:
-        variable = "__".join(("CONTROL_PLANE", *where)).upper()
-        raise ValueError(
-            f"{variable}: expected JSON for a {type(value).__name__}, found other text"
-        ) from None
 
 
 def _read(replica: Replica | TrustedReplica, path: str, tenant: str) -> object:
