@@ -8,8 +8,9 @@ without a record has no members.
 
 Shards are searched where they are and not kept, so a segment of a million members costs a process
 no memory but a byte a shard, which says that this table has checked the shard's hash: what is
-committed in one transaction does not change. All records that one table's evaluations rest on are of one transaction: when a read
-finds a newer one it raises ``Moved``, and the caller drops the table and evaluates again.
+committed in one transaction does not change. All records that one table's evaluations rest on are
+of one transaction: when a read finds a newer one it raises ``Moved``, and the caller drops the
+table and evaluates again.
 """
 
 from __future__ import annotations
