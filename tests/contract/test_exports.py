@@ -22,7 +22,7 @@ EXPORTS = {
     "control_plane.publish": [
         "Proposal", "Publisher", "SignedChange", "StoreClient", "Submission",
     ],
-    "control_plane.testing": ["ReplicaKit", "replica"],
+    "control_plane.testing": ["Clock", "Evaluations", "ReplicaKit", "replica"],
 }  # fmt: skip
 
 WHO = "user_id=None, tenant_id=None, context=None"

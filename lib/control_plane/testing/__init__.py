@@ -17,10 +17,12 @@ from __future__ import annotations
 from control_plane.errors import MissingExtra
 
 try:
+    from control_plane.testing.clock import Clock
+    from control_plane.testing.evaluations import Evaluations
     from control_plane.testing.kit import ReplicaKit, replica
 except ModuleNotFoundError as error:
     if (error.name or "control_plane").startswith("control_plane"):
         raise
     raise MissingExtra.of(error.name, "publish") from error
 
-__all__ = ["ReplicaKit", "replica"]
+__all__ = ["Clock", "Evaluations", "ReplicaKit", "replica"]
