@@ -29,7 +29,14 @@ from __future__ import annotations
 from xxhash import xxh3_64_digest
 
 from control_plane.feature_flags import bucketing
-from control_plane.feature_flags.comparing import contains, instant, number, outside, semver_key
+from control_plane.feature_flags.comparing import (
+    contains,
+    instant,
+    number,
+    outside,
+    seconds_of_datetime,
+    semver_key,
+)
 from control_plane.feature_flags.comparing import text as text_of
 from control_plane.feature_flags.definition import (
     AFTER,
@@ -122,7 +129,8 @@ class Moved(Exception):
 class PlainContext:
     """A context that shows only str, int, float, bool and nested objects; the rest match nothing.
 
-    Values of subclasses (an Enum that is a str, say) are shown as the plain value they hold.
+    Values of subclasses (an Enum that is a str, say) are shown as the plain value they hold, a
+    ``datetime`` as seconds since 1970.
     """
 
     __slots__ = ("_values",)
@@ -160,7 +168,10 @@ def plain(value: Any) -> object:
     if issubclass(kind, (list, tuple)):
         # Hashable, and equal to no operand; only ``contains`` looks into it.
         return tuple([str.__str__(member) for member in value if issubclass(type(member), str)])
-    return PlainContext(value) if issubclass(kind, dict) else _UNMATCHABLE
+    if issubclass(kind, dict):
+        return PlainContext(value)
+    seconds = seconds_of_datetime(value)
+    return _UNMATCHABLE if seconds is None else seconds
 
 
 def _reach(value: Any, *keys: str) -> Any:

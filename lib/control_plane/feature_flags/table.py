@@ -76,6 +76,7 @@ class Library:
         "_decoded",
         "_last",
         "_overrides",
+        "_steps",
         "_unpack",
         "counts",
         "now",
@@ -88,6 +89,7 @@ class Library:
         self.overridden: dict[str, CompiledFlag] = {}
         self._overrides: tuple[dict[str, CompiledFlag], ...] = ()
         self._compiler = Compiler(self.counts)
+        self._steps: dict[tuple[str, str], Callable[[], None]] = {}
         self._unpack: Callable[[bytes], Any] = unpack
         self._decoded = 0
         self._last: dict[str, tuple[bytes, CompiledFlag]] = {}
@@ -163,8 +165,13 @@ class Library:
 
     def count(self, name: str, variant: str) -> None:
         """Count a variant that was served without a counter's step."""
-        if self.counts is not None and name not in self.overridden:
-            self.counts.step(name, variant, DETAILS, None)()
+        if self.counts is None or name in self.overridden:
+            return
+        step = self._steps.get((name, variant))
+        if step is None:
+            # Of one answer only, so it is never folded away and may be kept.
+            step = self._steps[name, variant] = self.counts.step(name, variant, DETAILS, None)
+        step()
 
     def segment(self, definition: Definition) -> Callable[..., Any]:
         """A segment's rules as a function of what its flags are given; uncounted."""
