@@ -33,7 +33,6 @@ from control_plane.configs.layers import (
     same,
 )
 from control_plane.errors import ManifestInvalid
-from control_plane.log.canonical import canonical
 from control_plane.names import MAX_DEPTH, is_name
 
 START: Final = "${"
@@ -175,12 +174,17 @@ class Configuration:
     ) -> None:
         self.environment = environment
         self.complete = complete
-        self._documents = documents
+        self._read = documents
         self._namespaces: dict[str, _Namespace | None] = {}
         self._reach: dict[str, tuple[_Namespace, ...]] = {}
         self._base = _View(self, BASE_TENANT, {}, frozenset(), None)
         self._views: dict[tuple[str, str], _View] = {}
         self._made = 0
+
+    def documents(self, name: str) -> Documents:
+        """The manifests of a namespace, none for one that is not known here."""
+        namespace = self._namespace(name)
+        return (None, []) if namespace is None else namespace.documents
 
     def speaks(self, name: str) -> bool:
         """Whether any text of the namespace is, or could be taken for, a reference."""
@@ -196,8 +200,8 @@ class Configuration:
         which is then left out; without it, the first of them is raised.
 
         Raises:
-            ManifestInvalid: defaults or lists without bound.
-            ManifestInvalid: a reference that cannot be followed, named and placed.
+            ManifestInvalid: defaults or lists without bound; a reference that cannot be followed,
+                named and placed.
         """
         namespace = self._namespace(name)
         if namespace is None:
@@ -226,13 +230,14 @@ class Configuration:
                 found[tenant, path] = (followed[0], layer, False, followed[1])
         return dict(sorted(found.items()))
 
-    def trees(self, name: str) -> Iterator[tuple[str, Any, list[str]]]:
+    def trees(self, name: str, *, unfollowed: bool = True) -> Iterator[tuple[str, Any, list[str]]]:
         """The whole values of a namespace as ``(tenant, tree, open)``: the base's first.
 
         ``open`` are the paths of leaves whose references nobody here can follow; their text stays.
+        With ``unfollowed`` a reference that leads nowhere is an error, else it is open too.
 
         Raises:
-            ManifestInvalid, ManifestInvalid: as `leaves`.
+            ManifestInvalid: as `leaves`.
         """
         namespace = self._namespace(name)
         if namespace is None:
@@ -241,11 +246,13 @@ class Configuration:
             for tenant, tree in namespace.merged.trees():
                 yield tenant, tree, []
             return
-        yield self._tree(namespace, self._base)
-        for tenant in self.tenants(name):
-            yield self._tree(namespace, self._view(name, tenant))
+        views = [self._base, *(self._view(name, tenant) for tenant in self.tenants(name))]
+        for view in views:
+            yield self._tree(namespace, view, unfollowed)
 
-    def _tree(self, namespace: _Namespace, view: _View) -> tuple[str, Any, list[str]]:
+    def _tree(
+        self, namespace: _Namespace, view: _View, unfollowed: bool
+    ) -> tuple[str, Any, list[str]]:
         tree = namespace.merged.tree(view.tenant)
         unknown = []
         self._made = 0
@@ -253,7 +260,12 @@ class Configuration:
             value, layer, hidden = view.leaf(path) or (None, "", True)
             if hidden:
                 continue
-            followed, _ = self._placed(view, namespace.name, path, value, layer)
+            try:
+                followed, _ = self._placed(view, namespace.name, path, value, layer)
+            except ManifestInvalid:
+                if unfollowed:
+                    raise
+                followed = OPEN
             if followed is OPEN:
                 unknown.append(path)
             else:
@@ -294,7 +306,7 @@ class Configuration:
 
     def _namespace(self, name: str) -> _Namespace | None:
         if name not in self._namespaces:
-            documents = self._documents(name)
+            documents = self._read(name)
             self._namespaces[name] = (
                 None if documents is None else _Namespace(name, documents, self.environment)
             )
@@ -355,6 +367,7 @@ class _Namespace:
 
     def __init__(self, name: str, documents: Documents, environment: str | None) -> None:
         self.name = name
+        self.documents = documents
         self.merged = Merged(*documents, environment)
         present = [each for each in (documents[0], *documents[1]) if each is not None]
         self.mentions = frozenset[str]().union(*map(mentioned, present))
@@ -595,6 +608,9 @@ def _as_text(value: Any, path: str) -> str:
             f"expected text, a number, true or false at {path} to stand inside other text,"
             f" found {found}; let the reference be all of the text"
         )
+    # Authors' and daemons' code, which a reader's bare install lacks; only they have references.
+    from control_plane.log.canonical import canonical
+
     return canonical(value).decode()
 
 

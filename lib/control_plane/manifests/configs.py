@@ -132,10 +132,15 @@ def validate_config(
     refuse(problems(configuration, name, documents), what=what)
 
 
-def problems(configuration: Configuration, name: str, documents: Documents) -> Iterator[Problem]:
-    """What is wrong with a namespace in one environment, each place once."""
+def problems(
+    configuration: Configuration, name: str, documents: Documents, *, unfollowed: bool = True
+) -> Iterator[Problem]:
+    """What is wrong with a namespace in one environment, each place once.
+
+    With ``unfollowed`` a reference that leads nowhere is a problem, else it is left open.
+    """
     seen: set[tuple[str, Path]] = set()
-    for problem in _problems(configuration, name, documents):
+    for problem in _problems(configuration, name, documents, unfollowed):
         if (problem.document, problem.path) not in seen:
             seen.add((problem.document, problem.path))
             yield problem
@@ -167,9 +172,11 @@ def refuse(
     raise ManifestInvalid(line, first.path, first.document)
 
 
-def _problems(configuration: Configuration, name: str, documents: Documents) -> Iterator[Problem]:
+def _problems(
+    configuration: Configuration, name: str, documents: Documents, unfollowed: bool = True
+) -> Iterator[Problem]:
     base = documents[0]
-    if configuration.speaks(name):
+    if unfollowed and configuration.speaks(name):
         broken = []
 
         def failed(tenant: str, path: str, error: ManifestInvalid) -> None:
@@ -185,7 +192,7 @@ def _problems(configuration: Configuration, name: str, documents: Documents) -> 
         return
     compiled = _compiled(base)
     layers = _Layers(name, documents, configuration.environment)
-    for tenant, values, left_open in configuration.trees(name):
+    for tenant, values, left_open in configuration.trees(name, unfollowed=unfollowed):
         undecided = [decode_path(path)[1:] for path in left_open]
         for finding in compiled.findings(values, MAX_COUNTED):
             if not undecided or _holds_anyway(finding, undecided):
