@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from control_plane.client import ControlPlaneClient
+    from control_plane.configs.origin import Origin
     from control_plane.configs.watch import Change, Watch, Watcher
     from control_plane.defaults import ChosenSource, TrustedReplica
     from control_plane.replica.reader import Replica, View
@@ -160,6 +161,28 @@ class ConfigManager:
     def section(self, prefix: Key) -> Section:
         """The same calls with every key read below ``prefix``."""
         return Section(self, _checked_path(prefix))
+
+    def origin(
+        self, key: Key, environment: str | None = None, tenant_id: str | None = None
+    ) -> Origin:
+        """Which layer, manifest and change the value of a key comes from; see `Origin`.
+
+        Raises:
+            KeyNotFoundError: no value, or a mapping: each of its values has an origin of its own.
+            ReplicaUnavailable: no replica, or several environments and none named.
+        """
+        if environment is not None:
+            return self._of(environment).origin(key, None, tenant_id)
+        from control_plane.configs.origin import origin_of
+
+        path, tenant = _checked_path(key), _checked_tenant(tenant_id)
+        replica = self._source.open()
+        if replica is None:
+            require_environment(self._source)
+            raise ReplicaUnavailable(str(self._source.error))
+        changes = replica.database("blobs")
+        with replica.view() as view:
+            return origin_of(view, changes, path, tenant, self.environment or "", self.overrides)
 
     def load_environment(self, name: str) -> None:
         """Read ``name`` from now on; watches stay with the environment they were made in."""

@@ -46,7 +46,7 @@ from control_plane.replica.resolution import Offered, resolve
 from control_plane.testing.plain import plain
 
 MAX_INLINE_MEMBERS = 500
-CONFIG_METADATA = {"schema", "values", "environments", "tenants", "description"}
+CONFIG_METADATA = {"schema", "values", "environments", "tenants", "lists", "description"}
 VERSIONED = {"agent": AGENT, "tool": TOOL}
 
 Body = tuple[int, bytes]
@@ -201,7 +201,7 @@ class Documents:
     def _config_records(self, generation: int) -> Iterator[tuple[bytes, Body]]:
         for name in dict.fromkeys(tenant_of(name)[0] for name in self.configs):
             base, tenants = self.namespace(name)
-            leaves = config_records(base, tenants, self.environment, generation)
+            leaves = config_records(base, tenants, self.environment, generation, self.namespace)
             for (tenant, path), body in leaves.items():
                 yield record_key(CONFIG, tenant, path), (CONFIG, body)
 
