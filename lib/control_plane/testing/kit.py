@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from control_plane.client import ControlPlaneClient
+from control_plane.client import ControlPlaneClient, PinnedView
 from control_plane.configs.settings import ConfigManager
 from control_plane.defaults import wall_clock
 from control_plane.feature_flags.flag_manager import FeatureFlagManager
@@ -62,6 +62,8 @@ class ReplicaKit(ControlPlaneClient):
         self._records: dict[bytes, tuple[Body, int]] = {}
         self._generation = 0
         self._changing = RLock()
+        self._over = False
+        self._views: list[PinnedView] = []
         self._watch_thread = watch_thread
         self._watchers: list[Deliveries] = []
         self._pending: Pending = deque()
@@ -85,6 +87,13 @@ class ReplicaKit(ControlPlaneClient):
             "CONTROL_PLANE_REPLICA": str(self._root),
             "CONTROL_PLANE_ENVIRONMENT": self._documents.environment,
         }
+
+    def pinned(self) -> PinnedView:
+        """As `ControlPlaneClient.pinned`; a view that nobody closes is closed with the kit."""
+        view = super().pinned()
+        self._views = [each for each in self._views if _is_open(each)]
+        self._views.append(view)
+        return view
 
     def adopt(self, manager: Manager) -> None:
         """Let the kit's clock, recordings and `deliver` reach a manager made with this client."""
@@ -229,6 +238,13 @@ class ReplicaKit(ControlPlaneClient):
         value = {"status": status, "reason": reason, "successor": successor}
         return self._change(lambda documents: documents.with_status(kind, name, version, value))
 
+    def _end(self) -> None:
+        """Refuse changes from now on, whichever thread makes them: the folder goes away."""
+        with self._changing:
+            self._over = True
+        for view in self._views:
+            view.close()
+
     def _now_ns(self) -> int:
         return int(self.clock() * 1e9)
 
@@ -242,6 +258,8 @@ class ReplicaKit(ControlPlaneClient):
 
     def _publish(self, documents: Documents) -> int:
         """Write a whole generation and swap it in; on an error nothing has changed."""
+        if self._over:
+            raise RuntimeError("expected a kit in its with block, found it over")
         generation = self._generation + 1
         before = {key: body for key, (body, _) in self._records.items()}
         records = self._dated(documents.records(generation, before), generation)
@@ -333,7 +351,14 @@ def replica(
         tempfile.TemporaryDirectory(prefix="control-plane-") as root,
         ReplicaKit(Path(root), documents, clock, watch_thread) as kit,
     ):
-        yield kit
+        try:
+            yield kit
+        finally:
+            kit._end()
+
+
+def _is_open(view: PinnedView) -> bool:
+    return view._view is not None and view._view._transaction is not None
 
 
 def _documents(
