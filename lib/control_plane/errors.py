@@ -12,6 +12,7 @@
     ├── InputInvalid                  mend the input: it was refused and changed nothing
     │   ├── SyntaxInvalid             bytes that are not the YAML, JSON, note or envelope expected
     │   ├── ManifestInvalid           a document that breaks its kind's schema or rules
+    │   ├── SettingsInvalid           configuration that does not fit the class bound to it
     │   └── StatementInvalid          a change set, trust, snapshot or epoch statement out of form
     ├── NotFound                      ask for something else
     │   └── KeyNotFoundError          a configuration key (also a KeyError)
@@ -127,6 +128,16 @@ class ManifestInvalid(InputInvalid):
         super().__init__(message)
         self.path = path
         self.document = document
+
+
+class SettingsInvalid(InputInvalid):
+    """Configuration that does not fit the class bound to it; ``path`` leads to the value."""
+
+    code = "settings_invalid"
+
+    def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class StatementInvalid(InputInvalid):

@@ -67,11 +67,14 @@ CALLS = {
     },
     "ConfigManager": {
         "__init__": f"{MANAGER}, allow_environment_overrides=False",
+        "bind": "model, prefix=(), tenant_id=None",
+        "changes": "prefix, tenant_id=None",
         "close": "",
         "get": "key, default=<no value>, environment=None, tenant_id=None",
         "load_environment": "name",
         "refresh": "",
-        "section": "prefix",
+        "section": "prefix, tenant_id=None",
+        "snapshot": "prefix=(), tenant_id=None",
         "watch": "prefix, callback, tenant_id=None",
     },
     "RegistryManager": {

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from control_plane.configs.layers import decode_path, path_of
+from control_plane.configs.layers import path_of
 from control_plane.configs.merged import (
     ABSENT,
     key_not_found,
@@ -32,15 +32,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from os import PathLike
-    from typing import Any, Self
+    from typing import Any, Self, TypeVar
 
     from control_plane.client import ControlPlaneClient
+    from control_plane.configs.binding import Binding
+    from control_plane.configs.changes import Changes
     from control_plane.configs.origin import Origin
+    from control_plane.configs.views import Section, Snapshot
     from control_plane.configs.watch import Change, Watch, Watcher
     from control_plane.defaults import ChosenSource, TrustedReplica
     from control_plane.replica.reader import Replica, View
 
     Key = str | tuple[str, ...]
+    Model = TypeVar("Model")
 
 MAX_KEPT_VALUES = 65_536
 """Values one manager keeps; past it the table starts again, so tenants cannot fill the memory."""
@@ -158,9 +162,55 @@ class ConfigManager:
             return fresh(value.value)
         return self._without_value(key, default)
 
-    def section(self, prefix: Key) -> Section:
-        """The same calls with every key read below ``prefix``."""
-        return Section(self, _checked_path(prefix))
+    def section(self, prefix: Key, tenant_id: str | None = None) -> Section:
+        """A read-only mapping of what is below ``prefix``: of one generation, read at first use.
+
+        Its ``get`` takes keys as this class's does, relative to the prefix.
+        """
+        from control_plane.configs.views import Section
+
+        _checked_tenant(tenant_id)
+        return Section(self, _checked_path(prefix), tenant_id)
+
+    def snapshot(self, prefix: Key = (), tenant_id: str | None = None) -> Snapshot:
+        """Everything below ``prefix``, all there is without one, as a mapping of one generation.
+
+        It cannot be changed and does not change; ``.generation`` is its generation.
+
+        Raises:
+            ReplicaUnavailable: no replica, or several environments and none named.
+        """
+        from control_plane.configs.views import Snapshot
+
+        path, tenant = checked_prefix(prefix), _checked_tenant(tenant_id)
+        replica = self._source.open()
+        if replica is None:
+            require_environment(self._source)
+            raise ReplicaUnavailable(str(self._source.error))
+        with replica.view() as view:
+            generation = view.generation
+            tree = self._overridden(path, merged_value(view, path, tenant))
+        mapping = tree if isinstance(tree, dict) else {}
+        return Snapshot(mapping, generation, self.environment, tenant_id)
+
+    def bind(
+        self, model: type[Model], prefix: Key = (), tenant_id: str | None = None
+    ) -> Binding[Model]:
+        """An instance of a dataclass or pydantic model, made of what is below ``prefix``.
+
+        The instance is ``.value`` of what is returned, always of one generation; when the values
+        change, a new one takes its place as a whole. Values that do not fit leave the last good
+        instance and are reported. Without a prefix the fields are namespaces.
+
+        Raises:
+            SettingsInvalid: the values there are now do not fit; says where, expected and found.
+            KeyNotFoundError: nothing is below the prefix.
+            ReplicaUnavailable: no replica, or several environments and none named.
+            TypeError: the class is neither, or has a field of a type that no rule converts to.
+        """
+        from control_plane.configs.binding import Binding
+
+        return Binding(self, model, checked_prefix(prefix), _checked_tenant(tenant_id))
 
     def origin(
         self, key: Key, environment: str | None = None, tenant_id: str | None = None
@@ -208,13 +258,21 @@ class ConfigManager:
         from one thread that starts with the first watch; an exception from a callback is logged
         and disturbs nobody. A forked child inherits the watches and has such a thread, too.
         """
+        path, tenant = _checked_path(prefix), _checked_tenant(tenant_id)
         require_environment(self._source)
-        if self._watcher is None:
-            from control_plane.configs.watch import Watcher
+        return self._watching().add(self._source, path, prefix, tenant, callback)
 
-            self._watcher = Watcher(self)
-        tenant = _checked_tenant(tenant_id)
-        return self._watcher.add(self._source, _checked_path(prefix), prefix, tenant, callback)
+    def changes(self, prefix: Key, tenant_id: str | None = None) -> Changes:
+        """The changes of the value under ``prefix``: ``async for change in config.changes(…)``.
+
+        As `watch`, from this call on, in the running event loop; no thread for each iterator.
+        """
+        from control_plane.configs.changes import Changes
+
+        path, tenant = _checked_path(prefix), _checked_tenant(tenant_id)
+        require_environment(self._source)
+        watcher, source = self._watching(), self._source
+        return Changes(lambda put, end: watcher.add(source, path, prefix, tenant, put, end))
 
     def close(self) -> None:
         """Stop the watches and let go of the replica; a value not kept reads as absent then."""
@@ -232,6 +290,13 @@ class ConfigManager:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _watching(self) -> Watcher:
+        if self._watcher is None:
+            from control_plane.configs.watch import Watcher
+
+            self._watcher = Watcher(self)
+        return self._watcher
 
     def _of(self, environment: str) -> ConfigManager:
         """The manager that reads ``environment``: this one or a companion made once."""
@@ -359,34 +424,11 @@ class PinnedConfig:
             return default
         raise key_not_found(self._view, path, self._environment)
 
-    def section(self, prefix: Key) -> Section:
-        """The same calls with every key read below ``prefix``."""
-        return Section(self, _checked_path(prefix))
+    def section(self, prefix: Key, tenant_id: str | None = None) -> Section:
+        """As `ConfigManager.section`, of the pinned generation."""
+        from control_plane.configs.views import Section
 
-
-class Section:
-    """A part of the configuration, its keys relative to a prefix."""
-
-    __slots__ = ("_config", "_prefix")
-
-    def __init__(self, config: ConfigManager | PinnedConfig, prefix: str) -> None:
-        self._config = config
-        self._prefix = decode_path(prefix)
-
-    def get(
-        self,
-        key: Key,
-        default: Any = ABSENT,
-        environment: str | None = None,
-        tenant_id: str | None = None,
-    ) -> Any:
-        """As `ConfigManager.get`, below the section's prefix."""
-        keys = self._prefix + decode_path(_checked_path(key))
-        return self._config.get(keys, default, environment, tenant_id)
-
-    def section(self, prefix: Key) -> Section:
-        """A section of this section."""
-        return Section(self._config, path_of(self._prefix + decode_path(_checked_path(prefix))))
+        return Section(self, _checked_path(prefix), tenant_id)
 
 
 def _read(replica: Replica | TrustedReplica, path: str, tenant: str) -> object:
@@ -405,6 +447,11 @@ def _checked_path(key: Key) -> str:
     if isinstance(key, tuple) and key and all(isinstance(part, str) for part in key):
         return path_of(key)
     raise TypeError(f"expected a key as str or as a tuple of one or more str, found {key!r}")
+
+
+def checked_prefix(prefix: Key) -> str:
+    """The path of a prefix; empty for the empty tuple, which every key is below."""
+    return "" if prefix == () else _checked_path(prefix)
 
 
 def _checked_tenant(tenant_id: str | None) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from control_plane.configs.layers import path_of
 from control_plane.configs.merged import ABSENT
-from control_plane.configs.settings import Section
+from control_plane.configs.views import Section
 from control_plane.errors import ViewExpired
 from control_plane.feature_flags.evaluator import BoundFlags
 from control_plane.integrations.snapshots import HOLD_SECONDS
