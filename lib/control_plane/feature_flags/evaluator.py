@@ -131,7 +131,7 @@ class FlagEvaluator:
                 return found if found is True or found is False else default
         if answer is True or answer is False:
             return answer
-        return default if answer is None else answer()
+        return default if answer is None else next(answer)
 
     def variant(
         self,
@@ -161,7 +161,7 @@ class FlagEvaluator:
                 # As in is_enabled.
                 answer = self._again(VARIANTS, name, user_id, tenant_id, context)
         elif answer.__class__ is Counter:
-            return answer()  # type: ignore[no-any-return]
+            return next(answer)  # type: ignore[no-any-return]
         return default if answer is None else answer
 
     def value(
@@ -366,7 +366,7 @@ class FlagEvaluator:
             if answer is True or answer is False:
                 return answer
             if answer.__class__ is Counter:
-                return answer()  # type: ignore[no-any-return]
+                return next(answer)  # type: ignore[no-any-return]
             if answer is None:
                 return default
             try:
@@ -462,7 +462,7 @@ class FlagEvaluator:
                 if answer.__class__ is Function:
                     answer = self._called(answer, name, mode, user_id, tenant_id, context)
                 elif answer.__class__ is Counter:
-                    answer = answer()
+                    answer = next(answer)
                 return answer, flag
             except Moved:
                 self._dropped(table)
@@ -521,7 +521,7 @@ class FlagEvaluator:
                 # As in is_enabled.
                 answer = self._again(VALUES, name, user_id, tenant_id, context)
         elif answer.__class__ is Counter:
-            answer = answer()
+            answer = next(answer)
         if answer is None:
             return default
         served = converted(answer, wanted)
