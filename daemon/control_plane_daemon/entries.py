@@ -58,6 +58,11 @@ class Entries:
         """The held entries; only this object and a plan of its making change them."""
         return self._materialiser.held
 
+    @property
+    def namespaces_served(self) -> int:
+        """How often configuration was served since the start."""
+        return self._materialiser.namespaces_served
+
     # An entry in its turn
 
     def plan(self, accepted: Accepted, index: int, verified: Verified) -> Plan:

@@ -21,7 +21,7 @@ opens a file.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from control_plane.configs.layers import (
@@ -192,9 +192,14 @@ class Configuration:
         return namespace is not None and namespace.speaks
 
     def leaves(
-        self, name: str, failed: Callable[[str, str, ManifestInvalid], None] | None = None
+        self,
+        name: str,
+        failed: Callable[[str, str, ManifestInvalid], None] | None = None,
+        tenants: Collection[str] | None = None,
     ) -> dict[tuple[str, str], Leaf]:
         """Every leaf of a namespace by tenant and path, its references followed, in order.
+
+        They are those of all tenants, or of the base and ``tenants``.
 
         ``failed(tenant, path, error)`` is told of each leaf whose references cannot be followed,
         which is then left out; without it, the first of them is raised.
@@ -216,7 +221,7 @@ class Configuration:
             if followed is not None:
                 base[path] = followed[0]
                 found[BASE_TENANT, path] = (followed[0], layer, False, followed[1])
-        for tenant in self.tenants(name):
+        for tenant in self.tenants(name) if tenants is None else sorted(tenants):
             view = self._view(name, tenant)
             own = namespace.own(tenant)
             for path in sorted({*own, *view.affected_in(name)}):
@@ -230,9 +235,12 @@ class Configuration:
                 found[tenant, path] = (followed[0], layer, False, followed[1])
         return dict(sorted(found.items()))
 
-    def trees(self, name: str, *, unfollowed: bool = True) -> Iterator[tuple[str, Any, list[str]]]:
+    def trees(
+        self, name: str, tenants: Collection[str] | None = None, *, unfollowed: bool = True
+    ) -> Iterator[tuple[str, Any, list[str]]]:
         """The whole values of a namespace as ``(tenant, tree, open)``: the base's first.
 
+        They are those of all tenants, or of the base and ``tenants``.
         ``open`` are the paths of leaves whose references nobody here can follow; their text stays.
         With ``unfollowed`` a reference that leads nowhere is an error, else it is open too.
 
@@ -243,12 +251,14 @@ class Configuration:
         if namespace is None:
             return
         if not namespace.speaks:
-            for tenant, tree in namespace.merged.trees():
-                yield tenant, tree, []
+            own = namespace.merged.tenants()
+            for tenant in (BASE_TENANT, *own):
+                if tenants is None or tenant == BASE_TENANT or tenant in tenants:
+                    yield tenant, namespace.merged.tree(tenant), []
             return
-        views = [self._base, *(self._view(name, tenant) for tenant in self.tenants(name))]
-        for view in views:
-            yield self._tree(namespace, view, unfollowed)
+        yield self._tree(namespace, self._base, unfollowed)
+        for tenant in self.tenants(name) if tenants is None else sorted(tenants):
+            yield self._tree(namespace, self._view(name, tenant), unfollowed)
 
     def _tree(
         self, namespace: _Namespace, view: _View, unfollowed: bool

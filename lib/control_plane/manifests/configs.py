@@ -18,7 +18,7 @@ place: ``config/database: for production: for tenant acme: expected â€¦, found â
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -133,14 +133,20 @@ def validate_config(
 
 
 def problems(
-    configuration: Configuration, name: str, documents: Documents, *, unfollowed: bool = True
+    configuration: Configuration,
+    name: str,
+    documents: Documents,
+    *,
+    tenants: Collection[str] | None = None,
+    unfollowed: bool = True,
 ) -> Iterator[Problem]:
     """What is wrong with a namespace in one environment, each place once.
 
-    With ``unfollowed`` a reference that leads nowhere is a problem, else it is left open.
+    It is looked at for the base and all tenants, or for the base and ``tenants``. With
+    ``unfollowed`` a reference that leads nowhere is a problem, else it is left open.
     """
     seen: set[tuple[str, Path]] = set()
-    for problem in _problems(configuration, name, documents, unfollowed):
+    for problem in _problems(configuration, name, documents, tenants, unfollowed):
         if (problem.document, problem.path) not in seen:
             seen.add((problem.document, problem.path))
             yield problem
@@ -173,7 +179,11 @@ def refuse(
 
 
 def _problems(
-    configuration: Configuration, name: str, documents: Documents, unfollowed: bool = True
+    configuration: Configuration,
+    name: str,
+    documents: Documents,
+    tenants: Collection[str] | None = None,
+    unfollowed: bool = True,
 ) -> Iterator[Problem]:
     base = documents[0]
     if unfollowed and configuration.speaks(name):
@@ -183,7 +193,7 @@ def _problems(
             sentence = str(error).removeprefix(f"{error.document}: ")
             broken.append(Problem(error.document, error.path, sentence))
 
-        configuration.leaves(name, failed)
+        configuration.leaves(name, failed, tenants)
         if broken:
             # Values that cannot be made out cannot be judged either.
             yield from broken
@@ -192,7 +202,7 @@ def _problems(
         return
     compiled = _compiled(base)
     layers = _Layers(name, documents, configuration.environment)
-    for tenant, values, left_open in configuration.trees(name, unfollowed=unfollowed):
+    for tenant, values, left_open in configuration.trees(name, tenants, unfollowed=unfollowed):
         undecided = [decode_path(path)[1:] for path in left_open]
         for finding in compiled.findings(values, MAX_COUNTED):
             if not undecided or _holds_anyway(finding, undecided):

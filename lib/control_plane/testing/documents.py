@@ -158,9 +158,9 @@ class Documents:
                 _check_text(f"{what} {field_name}", status[field_name])
         return replace(self, statuses={**self.statuses, (kind, name, version): dict(status)})
 
-    def namespace(self, name: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    def namespace(self, name: str) -> tuple[Mapping[str, Any] | None, list[Mapping[str, Any]]]:
         """A namespace's own document and those of single tenants."""
-        tenants = [
+        tenants: list[Mapping[str, Any]] = [
             document for other, document in self.configs.items() if other.startswith(f"{name}@")
         ]
         return self.configs.get(name), tenants
