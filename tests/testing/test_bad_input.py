@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from enum import Enum, IntEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,12 +32,13 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 NAMES = WORDS | st.text(max_size=4) | st.just("a@b") | SCALARS
+DOCUMENT = {"name": "x", "metadata": {"description": "d"}}
 CALLS = ["set_flag", "set_config", "set_segment", "kill", "put_agent", "put_tool", "set_status"]
 
 
 def arguments(call: str) -> st.SearchStrategy[tuple[Any, ...]]:
     if call.startswith("put_"):
-        return st.tuples(VALUES)
+        return st.tuples(VALUES) | st.tuples(st.just(DOCUMENT), NAMES)
     return st.tuples(*[NAMES] * 4) if call == "set_status" else st.tuples(NAMES, VALUES)
 
 
@@ -101,6 +105,31 @@ def test_a_document_that_holds_itself_is_refused() -> None:
     endless["a"] = endless
     with replica() as kit, pytest.raises(ManifestInvalid, match="at most 64 levels, found more"):
         kit.set_config("n", endless)
+
+
+class Word(str, Enum):  # noqa: UP042  # what a StrEnum was before there was one
+    SHORT = "s"
+
+
+def test_members_of_enums_are_the_values_they_hold() -> None:
+    with replica(
+        config={"n": {"word": Word.SHORT, "level": IntEnum("Level", "low")["low"]}}
+    ) as kit:
+        assert kit.config.get("n") == {"word": "s", "level": 1}
+
+
+@pytest.mark.parametrize("environment", ["../outside", "", "a/b", "UPPER CASE", 5])
+def test_what_is_no_environment_is_refused_before_anything_is_written(
+    environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inside").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "inside"))
+    with (
+        pytest.raises((TypeError, ValueError), match="environment"),
+        replica(environment=environment),
+    ):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["inside"]
 
 
 def test_what_was_published_is_not_the_tests_to_change_afterwards() -> None:

@@ -66,6 +66,14 @@ def test_a_clock_made_from_a_function_goes_on_with_what_was_added() -> None:
     assert (clock(), repr(clock)) == (7.0, "<Clock at 7.000>")
 
 
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", -5, 0, 1e30])
+def test_any_moment_can_be_published_at(moment: Any) -> None:
+    with replica(flags={"x": MARCH}, now=moment) as kit:
+        kit.set_flag("y", True)
+        assert (kit.is_enabled("x"), kit.is_enabled("y")) == (False, True)
+        assert kit.health().ready
+
+
 def test_without_now_time_is_real() -> None:
     with replica() as kit:
         before = time.time()

@@ -7,6 +7,9 @@
         client.set_flag("new_ai_model", False)
         assert not client.is_enabled("new_ai_model")
 
+What gives it is a client whose calls change what it reads: several documents as one generation,
+the time, who falls into which variant, when watches fire; and it records what was evaluated.
+
 Documents are validated and compiled as a node's daemon does it, so the extra ``publish`` is
 needed; pytest is not. With pytest the fixture ``control_plane_replica`` makes replicas that close
 with the test.

@@ -29,6 +29,7 @@ from control_plane.log.statements import STATUSES
 from control_plane.manifests.documents import blob
 from control_plane.manifests.loader import Document, load_paths
 from control_plane.manifests.validation import validate, validate_config, validate_document
+from control_plane.names import CHANNEL as CHANNEL_NAME
 from control_plane.names import check_name
 from control_plane.replica.compile import config_records, flag_body, segment_body, shard_body
 from control_plane.replica.format import (
@@ -139,6 +140,10 @@ class Documents:
 
     def with_channel(self, kind: str, name: str, version: str, channel: str) -> Documents:
         """With the channel moved to that version."""
+        _check_text("channel", channel)
+        if CHANNEL_NAME.fullmatch(channel) is None:
+            pattern = CHANNEL_NAME.pattern
+            raise ManifestInvalid(f"channel: expected a name like {pattern}, found {channel!a}")
         return replace(self, channels={**self.channels, (kind, name, channel): version})
 
     def with_status(

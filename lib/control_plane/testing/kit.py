@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
 from control_plane.client import ControlPlaneClient, PinnedView
@@ -25,6 +25,7 @@ from control_plane.configs.settings import ConfigManager
 from control_plane.defaults import wall_clock
 from control_plane.feature_flags.flag_manager import FeatureFlagManager
 from control_plane.manifests.environments import merged_flag
+from control_plane.names import ENVIRONMENT
 from control_plane.replica.reader import OPEN
 from control_plane.replica.source import FORMAT_FOLDER
 from control_plane.replica.writer import ReplicaWriter
@@ -32,11 +33,13 @@ from control_plane.testing.clock import Clock, Moment
 from control_plane.testing.deliveries import Deliveries, Pending, deliver
 from control_plane.testing.documents import Body, Documents, Segment
 from control_plane.testing.evaluations import Evaluations
-from control_plane.testing.units import Unit, find_unit
+from control_plane.testing.units import U, find_unit
 
 if TYPE_CHECKING:
     from control_plane.client import Manager
     from control_plane.configs.watch import Change
+
+MAX_NS = (1 << 63) - 1
 
 Config = Mapping[str, Any]
 Flag = Mapping[str, Any] | bool
@@ -63,6 +66,7 @@ class ReplicaKit(ControlPlaneClient):
         self._generation = 0
         self._changing = RLock()
         self._over = False
+        self._viewing = Lock()
         self._views: list[PinnedView] = []
         self._watch_thread = watch_thread
         self._watchers: list[Deliveries] = []
@@ -91,8 +95,9 @@ class ReplicaKit(ControlPlaneClient):
     def pinned(self) -> PinnedView:
         """As `ControlPlaneClient.pinned`; a view that nobody closes is closed with the kit."""
         view = super().pinned()
-        self._views = [each for each in self._views if _is_open(each)]
-        self._views.append(view)
+        with self._viewing:
+            self._views = [each for each in self._views if _is_open(each)]
+            self._views.append(view)
         return view
 
     def adopt(self, manager: Manager) -> None:
@@ -112,8 +117,9 @@ class ReplicaKit(ControlPlaneClient):
     def one_generation(self) -> Iterator[int]:
         """Publish what the block changes as one generation, when it ends; nothing when it raises.
 
-        Reads inside the block see the generation before. Other threads' changes wait for the end.
-        Yields the number of the new generation, which the calls inside return, too.
+        Reads inside the block see the generation before. Other threads' changes wait for the end;
+        other tasks of an event loop would join, so do not await inside. Yields the number of the
+        new generation, which the calls inside return, too.
         """
         with self._changing:
             before = self._collected
@@ -137,8 +143,8 @@ class ReplicaKit(ControlPlaneClient):
         user_id: str | int | None = None,
         tenant_id: str | int | None = None,
         context: Mapping[str, Any] | None = None,
-        among: Iterable[Unit] | None = None,
-    ) -> Unit:
+        among: Iterable[U] | None = None,
+    ) -> U | str:
         """A unit that the flag, as it is published now, serves this variant.
 
         The first of ``unit-0``, ``unit-1``, … or of ``among`` that is served it when passed as
@@ -246,7 +252,8 @@ class ReplicaKit(ControlPlaneClient):
             view.close()
 
     def _now_ns(self) -> int:
-        return int(self.clock() * 1e9)
+        # A header's word holds 2^64 ns, which is short of the year 9999 that schedules may name.
+        return min(max(int(self.clock() * 1e9), 0), MAX_NS)
 
     def _change(self, changed: Callable[[Documents], Documents]) -> int:
         """Publish what the documents become, or keep it for the generation being collected."""
@@ -336,7 +343,11 @@ def replica(
     Raises:
         ManifestInvalid: naming the document and the place in it.
         SyntaxInvalid: a file that is no manifest, with line and column.
+        TypeError | ValueError: ``environment`` or ``now`` is none.
     """
+    if not isinstance(environment, str) or ENVIRONMENT.fullmatch(environment) is None:
+        # Before anything is written: it becomes a part of a path.
+        raise ValueError(f"expected an environment like production, found {environment!r}")
     clock = Clock(now)
     documents = _documents(
         Documents(environment).with_files(manifests),

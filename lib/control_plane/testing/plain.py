@@ -47,7 +47,8 @@ def _text(what: str, text: str, path: Path) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise _refusal(what, "text without lone surrogates", text, path) from None
-    return str(text)
+    # The plain value that a member of an Enum holds, not its name.
+    return str.__str__(text)
 
 
 def _number(what: str, number: float, path: Path) -> int | float:
@@ -58,7 +59,7 @@ def _number(what: str, number: float, path: Path) -> int | float:
         return float(number)
     if abs(number) > MAX_INTEGER:
         raise _refusal(what, "integers within ±(2^53 - 1)", number, path)
-    return int(number)
+    return int.__int__(number) if isinstance(number, int) else int(number)
 
 
 def _refusal(what: str, expected: str, found: Any, path: Path) -> ManifestInvalid:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from control_plane.feature_flags.evaluation import DISABLED, ERROR, STATIC
 from control_plane.feature_flags.evaluator import FlagEvaluator
@@ -19,7 +19,7 @@ from control_plane.feature_flags.evaluator import FlagEvaluator
 CANDIDATES = 100_000
 """A variant of weight 1 in 10,000 is found among so many in all but one of 20,000 flags."""
 
-Unit = str | int
+U = TypeVar("U", str, int)
 _ARGUMENTS = ("user_id", "tenant_id")
 _SAME_FOR_ALL = (STATIC, DISABLED, ERROR)
 
@@ -30,9 +30,9 @@ def find_unit(
     variant: str,
     by: str,
     given: Mapping[str, Any],
-    among: Iterable[Unit] | None,
+    among: Iterable[U] | None,
     definition: Mapping[str, Any],
-) -> Unit:
+) -> U | str:
     """The first candidate whose evaluation serves the variant.
 
     ``given`` are the caller's other arguments, ``definition`` is the flag's metadata as evaluated.
@@ -47,9 +47,11 @@ def find_unit(
         )
     ways = _ways_to(definition, variant)
     served: Counter[str] = Counter()
-    unit: Unit | None = None
+    unit: U | str | None = None
     caller: dict[str, Any] = {}
-    candidates = (f"unit-{number}" for number in range(CANDIDATES)) if among is None else among
+    candidates: Iterable[U | str] = (
+        (f"unit-{number}" for number in range(CANDIDATES)) if among is None else among
+    )
     for unit in islice(candidates, CANDIDATES):
         caller = _caller(by, unit, given)
         evaluation = flags.evaluate(flag, None, **caller)
@@ -101,7 +103,7 @@ def _shares(rule: Mapping[str, Any], serve: list[dict[str, Any]], variant: str) 
     return [f"rule {rule['name']} ({weight} of {total} by {by})"] if weight else []
 
 
-def _caller(by: str, unit: Unit, given: Mapping[str, Any]) -> dict[str, Any]:
+def _caller(by: str, unit: str | int, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of an evaluation for this unit; ``by`` may lead into the context by dots."""
     if by in _ARGUMENTS:
         return {**given, by: unit}
