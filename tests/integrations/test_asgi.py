@@ -15,10 +15,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
+from control_plane import ControlPlaneClient
 from control_plane.integrations import current
 from control_plane.integrations.asgi import ControlPlaneMiddleware, Scope
 from control_plane.integrations.request_view import RequestView
-from control_plane.testing import ReplicaKit, replica
+from control_plane.testing import ReplicaKit
 
 
 def caller(scope: Scope) -> dict[str, Any]:
@@ -27,9 +28,9 @@ def caller(scope: Scope) -> dict[str, Any]:
     return {} if tenant is None else {"tenant_id": tenant.decode()}
 
 
-def served(*routes: Any, **options: Any) -> TestClient:
+def served(*routes: Any) -> TestClient:
     """A Starlette application with the middleware."""
-    middleware = [Middleware(ControlPlaneMiddleware, bind=caller, **options)]  # type: ignore[arg-type]
+    middleware = [Middleware(ControlPlaneMiddleware, bind=caller)]  # type: ignore[arg-type]
     return TestClient(Starlette(routes=list(routes), middleware=middleware))
 
 
@@ -150,18 +151,9 @@ def test_other_scopes_pass_untouched(kit: ReplicaKit) -> None:
 
 
 def test_without_a_replica_requests_go_on_with_defaults(tmp_path: Any) -> None:
-    from control_plane import ControlPlaneClient
-
-    with ControlPlaneClient(tmp_path, "test") as nowhere:
-        home = Route("/", lambda request: JSONResponse(answers()))
-        client = served(home, client=nowhere)
-        assert client.get("/").json() == [False, False, False]
-
-
-def test_a_client_of_its_own_is_read_instead_of_the_processs(kit: ReplicaKit) -> None:
-    with replica(flags={"x": False}) as other:
-        client = served(Route("/", lambda request: JSONResponse(answers())), client=other)
-        assert client.get("/").json() == [False, False, False]
+    home = Route("/", lambda request: JSONResponse(answers()))
+    with ControlPlaneClient(tmp_path, "test") as nowhere, current.using(nowhere):
+        assert served(home).get("/").json() == [False, False, False]
 
 
 def test_inner_middleware_may_say_who_the_caller_is(kit: ReplicaKit) -> None:

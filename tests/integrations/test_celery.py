@@ -194,7 +194,7 @@ def header(generation: int, environment: str = "test") -> dict[str, Any]:
 
 
 def test_a_task_waits_for_its_generation_until_it_is_there(kit: ReplicaKit) -> None:
-    carrier = TaskCarrier(None, 5)
+    carrier = TaskCarrier(5)
     waited: list[int] = []
     task = Task(header(2))
     with replacing(kit, "wait_for", lambda wanted, _: waited.append(kit.set_flag("x", False))):
@@ -208,7 +208,7 @@ def test_a_task_waits_for_its_generation_until_it_is_there(kit: ReplicaKit) -> N
 def test_a_task_does_not_wait_for_what_is_there_or_is_of_another_environment(
     kit: ReplicaKit,
 ) -> None:
-    carrier = TaskCarrier(None, 5)
+    carrier = TaskCarrier(5)
     with replacing(kit, "wait_for", lambda *_: pytest.fail("waited")):
         for given_header in (header(1), header(9, "production"), None):
             task = Task(given_header)
@@ -220,7 +220,7 @@ def test_a_node_that_is_cut_off_holds_up_one_task_and_says_so(
     kit: ReplicaKit, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [0.0]
-    carrier = TaskCarrier(None, 0.01, lambda: now[0])
+    carrier = TaskCarrier(0.01, lambda: now[0])
     waits: list[int] = []
     wait_for = kit.wait_for
 

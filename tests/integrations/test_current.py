@@ -10,6 +10,7 @@ import pytest
 
 from control_plane import ControlPlaneClient
 from control_plane.integrations import current
+from control_plane.replica.reader import OPEN, Replica
 from control_plane.testing import ReplicaKit, replica
 
 
@@ -99,11 +100,21 @@ def test_the_processs_client_is_made_when_needed_and_replaced_by_another_way(
     assert "found it closed" in str(made[0].source.error)
 
 
-def test_a_clients_own_requests_do_not_touch_the_processs(kit: ReplicaKit) -> None:
-    with replica(flags={"other": True}) as other, current.request(other):
-        assert current.flags().is_enabled("other")
-        assert not current.flags().is_enabled("x")
-    assert current.flags().is_enabled("x")
+def test_a_block_of_another_client_leaves_nothing_of_it_behind(kit: ReplicaKit) -> None:
+    with replica(flags={"other": True}) as other:
+        with current.using(other), current.request():
+            assert current.flags().is_enabled("other")
+            assert not current.flags().is_enabled("x")
+            [opened] = of(other)
+            assert opened._holders == 2
+        assert current.flags().is_enabled("x")
+        assert opened._holders == 1
+    assert of(other) == []
+
+
+def of(kit: ReplicaKit) -> list[Replica]:
+    """The replicas of a kit that this process has open."""
+    return [each for each in OPEN._replicas.values() if each.directory.startswith(kit.replica)]
 
 
 def no_context() -> dict[str, object]:

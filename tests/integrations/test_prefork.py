@@ -20,11 +20,12 @@ Ask = Callable[[str], tuple[int, list[bool]]]
 
 
 @pytest.fixture
-def ask(kit: ReplicaKit) -> Iterator[Ask]:
+def ask(kit: ReplicaKit, tmp_path: Path) -> Iterator[Ask]:
     """Asks a server with two workers, for a tenant: (the worker's process, its answers)."""
     command = [sys.executable, "-m", "gunicorn", "django_project", "--preload", "--workers", "2"]
     environment = {
         **os.environ, "CONTROL_PLANE_REPLICA": kit.replica, "CONTROL_PLANE_ENVIRONMENT": "test",
+        "HOME": str(tmp_path),  # gunicorn leaves a socket there
     }  # fmt: skip
     server = subprocess.Popen(
         [*command, "--bind", "127.0.0.1:0"],

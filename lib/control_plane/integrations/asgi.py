@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from control_plane.integrations import current
 from control_plane.integrations.request_view import RequestView
-from control_plane.integrations.snapshots import Snapshots
 
-if TYPE_CHECKING:
-    from control_plane.client import ControlPlaneClient
+__all__ = [
+    "ControlPlaneMiddleware",
+]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -36,18 +36,12 @@ Bind = Callable[[Scope], Mapping[str, Any] | None]
 class ControlPlaneMiddleware:
     """Gives each request of an ASGI application a view, found through `current`."""
 
-    __slots__ = ("_app", "_bind", "_snapshots")
+    __slots__ = ("_app", "_bind")
 
-    def __init__(
-        self,
-        app: Application,
-        bind: Bind | None = None,
-        client: ControlPlaneClient | None = None,
-    ) -> None:
-        """``bind`` gives the caller of a scope; ``client`` is read instead of the process's."""
+    def __init__(self, app: Application, bind: Bind | None = None) -> None:
+        """``bind`` gives the caller of a scope: ``user_id``, ``tenant_id``, other attributes."""
         self._app = app
         self._bind = bind
-        self._snapshots = None if client is None else Snapshots(client)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one scope."""
@@ -55,7 +49,7 @@ class ControlPlaneMiddleware:
             await self._app(scope, receive, send)
             return
         bind = None if self._bind is None else partial(self._bind, scope)
-        view = RequestView(self._snapshots or current.snapshots(), bind)
+        view = RequestView(current.snapshots(), bind)
         if scope["type"] == "websocket":
             receive = _renewing(view, receive)
         token = current.VIEW.set(view)

@@ -39,11 +39,15 @@ except ModuleNotFoundError as error:
 
 from control_plane.integrations import current
 from control_plane.integrations.request_view import RequestView
-from control_plane.integrations.snapshots import Snapshots
 from control_plane.shown import shown
 
 if TYPE_CHECKING:
-    from control_plane.client import ControlPlaneClient
+    from control_plane.integrations.snapshots import Snapshots
+
+__all__ = [
+    "TaskCarrier",
+    "connect",
+]
 
 HEADER = "control_plane"
 IDS = ("user_id", "tenant_id", "targeting_key")
@@ -97,13 +101,13 @@ def parse_header(header: object) -> Carried:
     return Carried(environment, generation, ids)
 
 
-def connect(client: ControlPlaneClient | None = None, wait_seconds: float = 1.0) -> TaskCarrier:
+def connect(wait_seconds: float = 1.0) -> TaskCarrier:
     """Let tasks of this process carry their caller, and run for the one they carry.
 
-    ``client``: read through this one instead of the process's. ``wait_seconds``: how long a task
-    waits at most for the generation it was sent at. Call it once; ``disconnect`` ends it.
+    A task waits for the generation it was sent at, ``wait_seconds`` at most. Call this once;
+    ``disconnect`` of what it returns ends it.
     """
-    carrier = TaskCarrier(client, wait_seconds)
+    carrier = TaskCarrier(wait_seconds)
     # Held by the signals: who calls this keeps nothing.
     signals.before_task_publish.connect(carrier.send, weak=False)
     signals.task_prerun.connect(carrier.begin, weak=False)
@@ -114,13 +118,7 @@ def connect(client: ControlPlaneClient | None = None, wait_seconds: float = 1.0)
 class TaskCarrier:
     """What is done when a task is sent, begins and ends; made by `connect`."""
 
-    def __init__(
-        self,
-        client: ControlPlaneClient | None,
-        wait_seconds: float,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        self._snapshots = None if client is None else Snapshots(client)
+    def __init__(self, wait_seconds: float, clock: Callable[[], float] = monotonic) -> None:
         self._wait_seconds = wait_seconds
         self._clock = clock
         self._patient_at: float | None = None
@@ -140,7 +138,7 @@ class TaskCarrier:
         if task.request.is_eager and current.VIEW.get() is not None:
             return
         carried = self._carried(task)
-        snapshots = self._snapshots or current.snapshots()
+        snapshots = current.snapshots()
         if carried is not None:
             self._catch_up(snapshots, carried, task.name)
         view = RequestView(snapshots, lambda: {} if carried is None else carried.ids)

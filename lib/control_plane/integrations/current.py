@@ -30,6 +30,20 @@ if TYPE_CHECKING:
     from control_plane.feature_flags.evaluator import BoundFlags
     from control_plane.integrations.request_view import RequestConfig, RequestRegistry
 
+__all__ = [
+    "bind",
+    "client",
+    "config",
+    "flags",
+    "generation",
+    "provide",
+    "registry",
+    "request",
+    "snapshots",
+    "using",
+    "view",
+]
+
 VIEW: ContextVar[RequestView | None] = ContextVar("control_plane_view", default=None)
 """The request that runs; set by the integrations, for as long as it runs."""
 
@@ -85,13 +99,9 @@ def snapshots() -> Snapshots:
 
 
 @contextmanager
-def request(client: ControlPlaneClient | None = None, **context: Any) -> Iterator[RequestView]:
-    """Run a block as one request, for a caller; for frameworks, consumers and scripts.
-
-    ``client``: read through this one instead of the process's.
-    """
-    chosen = snapshots() if client is None else Snapshots(client)
-    found = RequestView(chosen, lambda: context)
+def request(**context: Any) -> Iterator[RequestView]:
+    """Run a block as one request, for a caller; for frameworks, consumers and scripts."""
+    found = RequestView(snapshots(), lambda: context)
     token = VIEW.set(found)
     try:
         yield found
@@ -114,6 +124,8 @@ def using(client: ControlPlaneClient) -> Iterator[None]:
         yield
     finally:
         _PROCESS.given.remove(mine)
+        # The client goes on, and whoever still reads these snapshots reads through it.
+        mine.close()
 
 
 class _Process:

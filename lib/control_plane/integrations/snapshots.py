@@ -23,7 +23,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from control_plane.errors import ViewExpired
+from control_plane.errors import ControlPlaneError
 from control_plane.replica.header import SAFE_TXNID, TXN_ID
 
 if TYPE_CHECKING:
@@ -125,6 +125,9 @@ class Snapshots:
             made.view.close()
             made = None
         kept.replace(made, self.clock())
+        if self._kept.get(FORKS.count) is not kept:
+            # Closed by another thread meanwhile, which did not see this one.
+            kept.close()
         return made
 
     def _of_this_process(self) -> _Kept:
@@ -172,9 +175,9 @@ def _generation(view: PinnedView) -> int:
     """The generation of a view; 0 where there is nothing to read."""
     try:
         return view.generation
-    except ViewExpired:
-        # The writer was restarted between the two: whoever asks again gets a new one.
-        view.close()
+    except ControlPlaneError:
+        # The writer was restarted between the two, or the file is damaged: the client knows better
+        # what to answer then.
         return 0
 
 
