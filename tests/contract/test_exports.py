@@ -19,6 +19,16 @@ EXPORTS = {
         "RegistryManager", "ReplicaUnavailable", "TrustError", "Unavailable",
         "UnsupportedPlatformError", "ViewExpired", "WaitTimeout", "__version__",
     ],
+    "control_plane.integrations.asgi": ["ControlPlaneMiddleware"],
+    "control_plane.integrations.celery": ["TaskCarrier", "connect"],
+    "control_plane.integrations.current": [
+        "bind", "client", "config", "flags", "generation", "provide", "registry", "request",
+        "snapshots", "using", "view",
+    ],
+    "control_plane.integrations.fastapi": [
+        "Config", "ControlPlaneMiddleware", "Flags", "Registry", "request_config",
+        "request_flags", "request_registry",
+    ],
     "control_plane.publish": [
         "Proposal", "Publisher", "SignedChange", "StoreClient", "Submission",
     ],
