@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_what_a_callback_raises_comes_out_and_the_next_call_goes_on() -> None:
             kit.deliver()
         assert [change.new for change in kit.deliver()] == [3]
         assert heard == [2, 3]
+
+
+async def test_what_iterates_over_changes_is_fed_by_a_delivery() -> None:
+    with replica(config={"n": {"v": 1}}, watch_thread=False) as kit:
+        async with kit.config.changes("n.v") as changes:
+            for value in (2, 2, 3):
+                kit.set_config("n", {"v": value})
+            threads = threading.active_count()
+            kit.deliver()
+            heard = [await asyncio.wait_for(anext(changes), 10) for _ in range(2)]
+        assert [(each.new, each.generation) for each in heard] == [(2, 2), (3, 4)]
+        assert threading.active_count() == threads
 
 
 def test_one_generation_of_several_changes_is_one_delivery() -> None:
