@@ -1,7 +1,8 @@
 """What environments show: read from documents, or from the replica on this node.
 
 - Of documents every environment that one of them names is looked at, and for flags also one that
-  none names, or those that were asked for. Layers are merged as the daemon merges them.
+  none names, or those that were asked for. Layers are merged and references followed as the daemon
+  does it; a reference to what is not among the documents stays the text it is.
 - A replica's records are what its environment serves. The schema of a configuration and the mark
   of a deprecated flag are in the documents that a daemon's replica keeps beside its records;
   without them (a replica of the test kit) types come from the values, and nothing is deprecated.
@@ -13,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from control_plane.codegen.description import Seen
-from control_plane.configs.layers import BASE_TENANT, merged_config, tenant_of
+from control_plane.configs.layers import BASE_TENANT, tenant_of
+from control_plane.configs.references import Configuration
 from control_plane.log.canonical import parse
 from control_plane.manifests.environments import environments_of, merged_flag
 
@@ -58,12 +60,22 @@ def _shown(
             seen.agents.add(name)
         elif kind == "tool":
             seen.tools.add(name)
-    for space, found in spaces.items():
-        base = next((each for each in found if each["name"] == space), None)
-        tenants = [each for each in found if each is not base]
-        trees = [tree for _, tree in merged_config(base, tenants, environment)]
+    configuration = Configuration(environment, lambda space: _manifests(space, spaces))
+    for space in spaces:
+        base = configuration.documents(space)[0]
+        trees = [tree for _, tree, _ in configuration.trees(space, unfollowed=False)]
         seen.sections[space] = (None if base is None else base["metadata"].get("schema"), trees)
     return seen
+
+
+def _manifests(
+    space: str, spaces: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> tuple[Mapping[str, Any] | None, list[Mapping[str, Any]]] | None:
+    """A namespace's own manifest and those of its tenants; None for one that is not among them."""
+    if space not in spaces:
+        return None
+    base = next((each for each in spaces[space] if each["name"] == space), None)
+    return base, [each for each in spaces[space] if each is not base]
 
 
 def seen_in_replica(replica: Replica) -> Seen:

@@ -93,7 +93,7 @@ import control_plane.configs.settings
 import control_plane.feature_flags.evaluator
 import control_plane.feature_flags.flag_manager
 import control_plane.registries.registry_manager
-from control_plane.configs.settings import Section
+from control_plane.configs.views import Section
 from control_plane.configs.watch import Change, Watch
 from control_plane.feature_flags.evaluation import Evaluation, Explanation
 from control_plane.feature_flags.evaluator import Handle
@@ -138,7 +138,8 @@ class FeatureFlagManager(_Evaluator, control_plane.FeatureFlagManager):
     def override(self, flags: Mapping[FlagName, Any]) -> Override: ...
 """
 _CONFIG: Final = """\
-    def section(self, prefix: ConfigKey | tuple[str, ...]) -> Section: ...
+    def section(self, prefix: ConfigKey | tuple[str, ...], tenant_id: str | None = None)\
+ -> Section: ...
 
 class PinnedConfig(_Config, control_plane.configs.settings.PinnedConfig): ...
 
