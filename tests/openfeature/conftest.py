@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("openfeature.api")
 
-from openfeature import api
 from openfeature.event import EventDetails, ProviderEvent
+
+from openfeature import api
 
 WAIT_SECONDS = 10
 

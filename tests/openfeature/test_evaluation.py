@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from openfeature import api
 from openfeature.client import OpenFeatureClient
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagEvaluationDetails
 
 from control_plane.openfeature import ControlPlaneProvider
 from control_plane.testing import ReplicaKit, replica
+from openfeature import api
 
 ON_OFF: dict[str, Any] = {"variants": {"on": True, "off": False}, "default": "off"}
 TEMPLATE = {"images": True, "title": "Spring", "per_page": 100, "nested": {"tags": ["a", 1.5]}}
@@ -298,7 +298,9 @@ def test_a_flags_metadata_is_told_and_nothing_else(client: OpenFeatureClient) ->
 def test_provenance_tells_generation_rule_and_flag_set(kit: ReplicaKit) -> None:
     api.set_provider(ControlPlaneProvider(kit, provenance=True))
     client = api.get_client()
-    generation = kit.set_flag("documented", {**FLAGS["documented"], "flag_metadata": {"version": 7}})
+    generation = kit.set_flag(
+        "documented", {**FLAGS["documented"], "flag_metadata": {"version": 7}}
+    )
     context = EvaluationContext(attributes={"email": "ada@example.org"})
     told = details(client, "string", "targeted-string", "x", context).flag_metadata
     assert told == {"generation": 1, "version": "1", "flagSetId": "test", "rule": "by-mail"}
