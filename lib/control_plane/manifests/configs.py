@@ -132,6 +132,60 @@ def validate_config(
     refuse(problems(configuration, name, documents), what=what)
 
 
+def check_together(documents: Mapping[str, Mapping[str, Any]], place: Place | None = None) -> None:
+    """Refuse documents at hand, each valid for itself, that do not fit each other.
+
+    ``documents`` are manifests by reference, configs among them. A namespace whose base is not
+    here is left for the store; so is what tenants' manifests that are not here may say.
+
+    Raises:
+        ManifestInvalid: naming the places in whichever documents they are.
+    """
+    namespaces: dict[str, tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]] = {}
+    for document in documents.values():
+        if document["kind"] == "config":
+            name, tenant = tenant_of(document["name"])
+            namespaces.setdefault(name, ([], []))[bool(tenant)].append(document)
+    known: dict[str, Documents] = {
+        name: (base[0], tenants) for name, (base, tenants) in namespaces.items() if base
+    }
+    found: list[Problem] = []
+    for name in sorted(known):
+        found.extend(_problems_at_hand(name, known))
+    refuse(found, place=place)
+
+
+def _problems_at_hand(name: str, known: Mapping[str, Documents]) -> list[Problem]:
+    """In the environments a namespace names; if it names none, what is wrong in all there are."""
+
+    def in_environment(environment: str | None) -> list[Problem]:
+        configuration = Configuration(environment, known.get, complete=False)
+        return list(problems(configuration, name, known[name]))
+
+    base, tenants = known[name]
+    reach = Configuration(None, known.get).reach(name)
+    if len(reach) == 1 and not tenants:
+        return []
+    named = _named([base, *tenants])
+    if named:
+        return [problem for each in named for problem in in_environment(each)]
+    there = [document for each in reach for document in (each.documents[0], *each.documents[1])]
+    environments: list[str | None] = [*_named(there)]
+    first, *others = [in_environment(each) for each in environments or [None]]
+    everywhere = [{(each.document, each.path) for each in found} for found in others]
+    return [
+        problem
+        for problem in first
+        if all((problem.document, problem.path) in found for found in everywhere)
+    ]
+
+
+def _named(documents: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    return sorted(
+        {each for document in documents if document for each in environments_of(document)}
+    )
+
+
 def problems(
     configuration: Configuration,
     name: str,
