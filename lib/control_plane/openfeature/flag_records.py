@@ -30,6 +30,9 @@ _DIGITS: Final = "0123456789abcdef"
 class Snapshot(Protocol):
     """A view of a replica."""
 
+    def read(self, key: bytes) -> list[bytes | None]:
+        """The raw record of a key, None where there is none."""
+
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """The (key, raw record) pairs under a prefix."""
 
@@ -107,9 +110,8 @@ def _record(raw: bytes) -> FlagRecord:
 
 def _segment_hash(snapshot: Snapshot, name: str) -> bytes:
     """One hash for a segment's record and all its shards."""
-    head = record_key(SEGMENT, name)
+    found = [raw[HASH] for raw in snapshot.read(record_key(SEGMENT, name)) if raw is not None]
     shards = record_key(SEGMENT, name, "")
-    found = [raw[HASH] for key, raw in snapshot.scan(head) if key == head]
     for digit in _DIGITS:
         found += [raw[HASH] for _, raw in snapshot.scan(shards + digit.encode())]
     return xxh3_64_digest(b"".join(found))
