@@ -56,6 +56,11 @@ DATABASE: dict[str, Any] = {
     },
 }
 
+ODD: dict[str, Any] = {
+    "port": 1, "str": 2, "list": ["x"], "größe": 3, "a-b": {"class": True}, "with.dot": "x",
+    "__mangled": 1, 'quo"te': 2,
+}  # fmt: skip
+
 # Each line that ends in a mark is reported by both checkers, every other by none.
 PROGRAM = """\
 from typing import Literal, assert_type
@@ -150,6 +155,14 @@ assert_type(config.get("database")["plans"]["b"]["size"], int)
 assert_type(config.get("database.tree")["name"], str)
 name: str = config.get("database.tree").get("children", [])[0].get("children", [])[0]["name"]
 assert_type(config.get("plain.port"), int)
+assert_type(config.get("plain.größe"), int)
+assert_type(config.get('plain.quo"te'), int)
+assert_type(config.get("plain.a-b")["class"], bool)
+assert_type(config.get("plain")["str"], int)
+assert_type(config.get("plain")["list"], list[str])
+assert_type(config.get("plain")["with.dot"], str)
+assert_type(config.get("plain")["__mangled"], int)
+config.get("plain.with.dot")  # wrong
 config.get(("database", "plans", name))
 config.section("databas")  # wrong
 config.watch("database.pool", print)
@@ -184,7 +197,7 @@ def given(documents: Callable[..., dict[str, Any]], tmp_path: Path) -> list[dict
         documents("flag", "ratio", RATIO),
         documents("flag", "limits", LIMITS),
         documents("config", "database", DATABASE),
-        documents("config", "plain", {"values": {"port": 1}}),
+        documents("config", "plain", {"values": ODD}),
         documents("agent", "support", agent, version="1.0.0"),
         documents("tool", "crm", tool, version="1.0.0"),
     ]

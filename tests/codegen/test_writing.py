@@ -296,8 +296,7 @@ def test_whatever_names_there_are_the_text_says_them_and_does_nothing_else(
     found = described([seen])
     module, stub = module_text(found), stub_text(found)
     for text in (module, stub):
-        # A lone surrogate is escaped, so that the text can be written as UTF-8.
-        tree = ast.parse(text.encode("utf-8"))
+        tree = ast.parse(text.encode("ascii"))
         # Nothing but imports, classes and assignments, whatever the names say.
         assert not [
             node for node in ast.walk(tree)
@@ -323,3 +322,23 @@ def test_a_schema_whose_references_double_ends() -> None:
     }
     seen = Seen(sections={"c": ({"$ref": "#/$defs/d0", "$defs": levels}, [{"a": {"b": {}}}])})
     assert len(described([seen]).keys) < 50_000
+
+
+def test_a_chain_of_references_ends() -> None:
+    levels = {
+        f"d{at}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{at + 1}"}}}
+        for at in range(2_000)
+    }
+    found = described([Seen(sections={"c": ({"$ref": "#/$defs/d0", "$defs": levels}, [{}])})])
+    assert "c" + ".a" * 20 in found.keys
+    assert run(module_text(found)).CConfig.__optional_keys__ == {"a"}
+
+
+def test_a_key_named_like_a_type_leaves_the_type_its_meaning(
+    texts: Texts, documents: Documents
+) -> None:
+    names = {"str": 1, "int": "x", "Any": [], "CConfig": 2, "c": {"a": 1}, "CCConfig": True}
+    module = run(texts(documents("config", "c", {"values": names}))[0])
+    assert module.CConfig.__annotations__["str"] is int
+    assert module.CConfig.__annotations__["int"] is str
+    assert module.CConfig.__annotations__["c"] is module.CCConfig

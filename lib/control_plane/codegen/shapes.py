@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 MAX_REFERENCES: Final = 100
-MAX_LEVELS: Final = 200
+MAX_LEVELS: Final = 100
 """How many subschemas may lead one into the next; what lies deeper is Any."""
 MAX_PLACES: Final = 20_000
 """How many places one schema may describe, as references may multiply them; the rest is Any."""

@@ -15,10 +15,9 @@ _WORD = re.compile(r"[A-Za-z0-9]+")
 
 
 def literal(value: object) -> str:
-    """The Python literal of a str, int, bool or None; text in double quotes.
+    """The Python literal of a str, int, bool or None; text in double quotes and ASCII alone.
 
-    What a terminal or an editor would not show as it is (controls, marks that turn the direction
-    of writing, lone surrogates) is escaped.
+    Which other characters can be printed differs between versions of Python, and the text may not.
     """
     if not isinstance(value, str):
         return repr(value)
@@ -28,9 +27,9 @@ def literal(value: object) -> str:
 def _character(character: str) -> str:
     if character in '"\\':
         return "\\" + character
-    if character.isprintable():
-        return character
     point = ord(character)
+    if 0x20 <= point < 0x7F:
+        return character
     if point < 0x100:
         return f"\\x{point:02x}"
     return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
