@@ -21,6 +21,7 @@ from django.template.response import TemplateResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 from django.urls import path
+from tests.integrations.conftest import FOR_ACME
 
 from control_plane import ControlPlaneClient
 from control_plane.integrations import current
@@ -195,6 +196,37 @@ def test_a_request_is_let_go_of_when_its_view_raises(kit: ReplicaKit) -> None:
     assert not KEPT.pop().flags.is_enabled("x")
 
 
+async def test_a_request_is_let_go_of_when_it_is_cancelled(kit: ReplicaKit) -> None:
+    seen: list[Any] = []
+
+    async def waiting(request: Any) -> None:
+        seen.append(request.flags)
+        assert request.flags.is_enabled("x")
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await ControlPlaneMiddleware(waiting)(RequestFactory().get("/"))
+    assert current.VIEW.get() is None
+    kit.set_flag("x", False)
+    assert not seen[0].is_enabled("x")
+
+
+def test_a_request_is_let_go_of_when_its_process_is_told_to_stop(kit: ReplicaKit) -> None:
+    seen: list[Any] = []
+
+    def stopped(request: Any) -> None:
+        seen.append(request.flags)
+        assert request.flags.is_enabled("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ControlPlaneMiddleware(stopped)(RequestFactory().get("/"))
+    assert current.VIEW.get() is None
+    kit.set_flag("x", False)
+    assert not seen[0].is_enabled("x")
+
+
 def test_templates_ask_for_the_caller(kit: ReplicaKit) -> None:
     kit.set_flag("banner", {"variants": {"a": "blue", "b": "red"}, "default": "a", "disabled": "a"})
     found = Client().get("/page", headers=ACME).content.decode()
@@ -221,11 +253,13 @@ def test_a_test_may_set_flags_for_a_block(kit: ReplicaKit) -> None:
 
 
 def test_a_test_may_change_the_setting(tmp_path: Path) -> None:
-    with replica(flags={"x": True, "theirs": True}) as other:
+    with replica(flags={"x": True, "theirs": FOR_ACME}) as other:
         mine = {"REPLICA": other.replica, "ENVIRONMENT": "test"}
-        with override_settings(CONTROL_PLANE=mine):
-            # Nobody is bound any more, and another replica is read.
+        with override_settings(CONTROL_PLANE={**mine, "BIND": caller}):
             assert Client().get("/plain", headers=ACME).json() == [True, False, True, "none"]
+        with override_settings(CONTROL_PLANE=mine):
+            # Nobody is bound any more.
+            assert Client().get("/plain", headers=ACME).json() == [True, False, False, "none"]
             assert current.client().replica == other.replica
     with override_settings(CONTROL_PLANE={"REPLICA": str(tmp_path)}):
         assert current.client().replica == str(tmp_path)
