@@ -56,9 +56,11 @@ def kind_of(value: object) -> str:
         return "true" if value else "false"
     if value is None:
         return "null"
-    if isinstance(value, (int, float)):
-        return "a number" if float(value).is_integer() else "a number with a fraction"
-    kinds: dict[type, str] = {str: "text", list: "a list", dict: "a mapping"}
+    if isinstance(value, float) and not value.is_integer():
+        return "a number with a fraction"
+    kinds: dict[type, str] = {
+        int: "a number", float: "a number", str: "text", list: "a list", dict: "a mapping",
+    }  # fmt: skip
     return kinds.get(type(value), type(value).__name__)
 
 
