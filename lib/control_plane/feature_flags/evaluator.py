@@ -273,8 +273,22 @@ class FlagEvaluator:
         Raises:
             TypeError: the name is no str.
         """
-        details, flag = self._decided(DETAILS, name, user_id, tenant_id, context)
-        return details, flag.flag_metadata
+        table = self._table
+        if table.word[0] != table.revision:
+            table = self._renewed()
+        try:
+            answer, told = table.details[name]
+        except KeyError:
+            found = self._first(Table.load_details, name)
+            answer, told = (found, {}) if found is _moving else found
+        if answer.__class__ is not Function:
+            return answer, told
+        try:
+            return answer(user_id, tenant_id, context), told
+        except Exception:
+            # As in is_enabled.
+            details, flag = self._decided(DETAILS, name, user_id, tenant_id, context)
+            return details, flag.flag_metadata
 
     def count(self, name: str, variant: str) -> None:
         """Count a variant that ``decided`` told and somebody was served."""
@@ -318,9 +332,9 @@ class FlagEvaluator:
     def _evaluated(
         self, name: str, default: Any, user_id: Any, tenant_id: Any, context: Any
     ) -> Evaluation:
-        details, flag = self._decided(DETAILS, name, user_id, tenant_id, context)
+        details, metadata = self.decided(name, user_id, tenant_id, context)
         value, variant, reason, rule, error, generation = details
-        told = flag.flag_metadata.copy()
+        told = metadata.copy()
         if variant is None:
             return Evaluation(default, None, reason, error, None, generation, told)
         wanted = _TYPE_OF_DEFAULT.get(default.__class__, _ANY)

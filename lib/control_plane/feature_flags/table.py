@@ -212,6 +212,7 @@ class Table:
         "_library",
         "_memberships",
         "_read",
+        "details",
         "enabled",
         "revision",
         "seen",
@@ -234,6 +235,7 @@ class Table:
         self.enabled: dict[str, Any] = {}
         self.variants: dict[str, Any] = {}
         self.values: dict[str, Any] = {}
+        self.details: dict[str, Any] = {}
         self._memberships: dict[str, Memberships] = {}
         self._library = library
         self._read = read
@@ -396,6 +398,12 @@ class Table:
         """Fill ``values`` for a name; raises as ``flag``."""
         flag = self.flag(name)
         return self._kept(name, self.values, flag.bound(VALUES, self.asked(flag)))
+
+    def load_details(self, name: str) -> Any:
+        """Fill ``details`` for a name; raises as ``flag``."""
+        flag = self.flag(name)
+        answer = flag.bound(DETAILS, self.asked(flag)), flag.flag_metadata
+        return self._kept(name, self.details, answer)
 
     def _kept(self, name: str, answers: dict[str, Any], answer: Any) -> Any:
         if name in self._flags:
