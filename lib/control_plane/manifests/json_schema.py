@@ -28,6 +28,7 @@ from typing import Any
 from control_plane.errors import ManifestInvalid, MissingExtra, SyntaxInvalid
 from control_plane.log.canonical import Json, canonical
 from control_plane.names import MAX_DEPTH
+from control_plane.shown import shown as printable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_APPLIED = 10_000
@@ -217,7 +218,8 @@ def shown(value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    # What a document of others says must not steer the terminal that shows it.
+    line = printable(" ".join(text.split()))
     return line if len(line) <= _MAX_FOUND_LENGTH else line[: _MAX_FOUND_LENGTH - 1] + "…"
 
 
