@@ -120,10 +120,10 @@ class Snapshots:
         return 0 if kept is None else len(kept.superseded) + (kept.newest is not None)
 
     def _take(self, kept: _Kept) -> Snapshot | None:
-        made: Snapshot | None = Snapshot(self.client)
-        if made is not None and made.generation == 0:
-            made.view.close()
-            made = None
+        taken = Snapshot(self.client)
+        made = taken if taken.generation > 0 else None
+        if made is None:
+            taken.view.close()
         kept.replace(made, self.clock())
         if self._kept.get(FORKS.count) is not kept:
             # Closed by another thread meanwhile, which did not see this one.
