@@ -208,6 +208,8 @@ def test_threads_see_whole_generations_that_never_go_back(kit: ReplicaKit) -> No
             value = binding.value
             if not mine or mine[-1] is not value:
                 mine.append(value)
+            # Leaves the writer its turn.
+            stop.wait(0.0002)
 
     threads = [threading.Thread(target=read, args=(mine,)) for mine in seen]
     for thread in threads:
