@@ -212,6 +212,8 @@ class _Writer:
                 self._name_fields(flag.value, (flag.name,), "Value")
         for section, shape in description.sections.items():
             self._name_fields(shape, (section,), "Config")
+        # In the body of a class a field would take these from what annotations mean by them.
+        self._meant = _IN_ANNOTATIONS.union(self._classes.values())
 
     # Types
 
@@ -271,9 +273,7 @@ class _Writer:
             # A class that stands further down is not there yet while the module runs.
             later = not stub and self._reached(shape) - known
             texts[key] = literal(text) if later else text
-        # In the body of a class a field takes its name from what annotations mean by it.
-        shadowed = texts.keys() & (_IN_ANNOTATIONS | set(self._classes.values()))
-        if all(map(is_attribute, texts)) and not shadowed:
+        if all(map(is_attribute, texts)) and not texts.keys() & self._meant:
             body = "".join(f"    {key}: {text}\n" for key, text in texts.items())
             return f"class {name}(TypedDict):\n{body}"
         body = "".join(f"    {literal(key)}: {text},\n" for key, text in texts.items())
