@@ -477,7 +477,12 @@ class _View:
     def value(self, path: str) -> _Followed:
         """The leaf at a path with its references followed."""
         if self._base is not None and path not in self._affected and path not in self._own:
-            return self._base.value(path)
+            try:
+                return self._base.value(path)
+            except ManifestInvalid:
+                # Where tenants may have more than is known here, it may be no error for this one.
+                if self._configuration.complete:
+                    raise
         if path in self._done:
             return self._done[path]
         if path in self._open:

@@ -226,7 +226,7 @@ def refuse(
     if what is not None and place is None and first.document.partition("@")[0] in what:
         line = f"{what}: {first.sentence}"
     if rest:
-        more = f"{MAX_COUNTED} or more" if len(rest) >= MAX_COUNTED else str(len(rest))
+        more = f"at least {MAX_COUNTED}" if len(rest) >= MAX_COUNTED else str(len(rest))
         listed = [problem.line(place) for problem in rest[: MAX_LISTED - 1]]
         line = " | ".join([f"{line}; and {more} more", *listed])
     raise ManifestInvalid(line, first.path, first.document)
