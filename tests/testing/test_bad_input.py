@@ -46,7 +46,7 @@ def arguments(call: str) -> st.SearchStrategy[tuple[Any, ...]]:
 def test_whatever_is_passed_is_published_or_refused_in_one_line(call: str) -> None:
     with replica(flags={"keep": True}, config={"keep": {"v": 1}}) as kit:
 
-        @settings(max_examples=60)
+        @settings(max_examples=40)
         @given(given=arguments(call))
         def publish_or_refuse(given: tuple[Any, ...]) -> None:
             before = kit.generation, kit._documents, kit._records

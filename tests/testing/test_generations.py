@@ -131,6 +131,24 @@ def test_a_projects_own_manifests_are_served_and_what_is_given_beside_them_repla
         assert agent.tools["crm_tool"].version is not None
 
 
+def test_manifests_may_come_in_any_order(tmp_path: Path) -> None:
+    schema = "schema: {properties: {size: {type: integer}}}"
+    (tmp_path / "a.yaml").write_text(
+        "kind: config\nname: pool@acme\nmetadata: {values: {size: 2}}\n"
+    )
+    (tmp_path / "b.yaml").write_text(
+        f"kind: config\nname: pool\nmetadata: {{{schema}, values: {{size: 1}}}}\n"
+    )
+    with replica(manifests=[tmp_path]) as kit:
+        sizes = [kit.config.get("pool.size", tenant_id=tenant) for tenant in (None, "acme")]
+        assert sizes == [1, 2]
+    (tmp_path / "a.yaml").write_text(
+        "kind: config\nname: pool@acme\nmetadata: {values: {size: x}}\n"
+    )
+    with pytest.raises(ManifestInvalid, match="pool"), replica(manifests=[tmp_path]):
+        pass
+
+
 def test_a_manifest_that_is_wrong_is_refused_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "flag.yaml").write_text('kind: flag\nname: x\nmetadata: {default: "on"}\n')
     with (

@@ -27,7 +27,7 @@ from control_plane.feature_flags.segments import shard_of
 from control_plane.log.canonical import canonical, sha256_hex
 from control_plane.log.statements import STATUSES
 from control_plane.manifests.documents import blob
-from control_plane.manifests.loader import Document, load_paths
+from control_plane.manifests.loader import load_paths
 from control_plane.manifests.validation import validate, validate_config, validate_document
 from control_plane.names import CHANNEL as CHANNEL_NAME
 from control_plane.names import check_name
@@ -80,10 +80,8 @@ class Documents:
 
     def with_files(self, paths: Iterable[str | PathLike[str]]) -> Documents:
         """With the manifests of these files and folders; the last version in a name is stable."""
-        documents = load_paths(paths)
         following = self
-        # What others are checked against, or resolve to, comes first.
-        for document in sorted(documents, key=_order):
+        for document in load_paths(paths):
             validate_document(document, environment=self.environment)
             value: dict[str, Any] = document.value
             following = _STEPS[value["kind"]](following, value)
@@ -245,14 +243,6 @@ _STEPS: dict[str, Callable[[Documents, dict[str, Any]], Documents]] = {
     "tool": lambda documents, it: documents.with_version("tool", it),
     "agent": lambda documents, it: documents.with_version("agent", it),
 }
-
-
-def _order(document: Document) -> tuple[int, str]:
-    """Kinds in the order of the steps, and a tenant's part of a namespace after the namespace."""
-    kind = str(document.value.get("kind"))
-    kinds = list(_STEPS)
-    name = str(document.value.get("name")) if kind == "config" else ""
-    return kinds.index(kind) if kind in kinds else len(kinds), name
 
 
 def _unless_same(leaf: Body, before: Body | None) -> Body:
