@@ -56,6 +56,12 @@ class TrustedReplica:
         self._check()
         return found
 
+    def get(self, key: bytes) -> tuple[int, bytes | None]:
+        """As `Replica.get`; raises ``ReplicaUnavailable`` for a marked replica, too."""
+        found = self._replica.get(key)
+        self._check()
+        return found
+
     def view(self) -> View:
         """As `Replica.view`; raises ``ReplicaUnavailable`` for a marked replica, too."""
         view = self._replica.view()

@@ -30,7 +30,7 @@ def forge(node: Any) -> None:
 @pytest.fixture
 def overtaken(stocked: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A node whose next snapshot is begun just after a development writer's first commit."""
-    begin, at_once = Replica._begin_whole, Replica._at_once
+    begin, get = Replica._begin_whole, Replica.get
     came = []
 
     def come() -> None:
@@ -42,13 +42,13 @@ def overtaken(stocked: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         come()
         return begin(replica)
 
-    def late_at_once(replica: Replica, keys: Any) -> Any:
+    def late_get(replica: Replica, key: bytes) -> Any:
         come()
-        return at_once(replica, keys)
+        return get(replica, key)
 
     stocked.trusting = stocked.client(require_trusted=True)
     monkeypatch.setattr(Replica, "_begin_whole", begin_late)
-    monkeypatch.setattr(Replica, "_at_once", late_at_once)
+    monkeypatch.setattr(Replica, "get", late_get)
     return stocked
 
 

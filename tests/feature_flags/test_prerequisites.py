@@ -104,14 +104,14 @@ def test_a_chain_without_bound_gives_the_callers_default() -> None:
 def test_a_writer_that_outruns_every_read_costs_nobody_an_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read, numbers = Replica.read, itertools.count(1_000)
+    get, numbers = Replica.get, itertools.count(1_000)
 
-    def moving(replica: Replica, *keys: bytes) -> tuple[int, list[bytes | None]]:
-        return next(numbers), read(replica, *keys)[1]
+    def moving(replica: Replica, key: bytes) -> tuple[int, bytes | None]:
+        return next(numbers), get(replica, key)[1]
 
     with replica(flags={"base": True, "new": asking("base")}) as client:
         # Each read is of another transaction than the one before it, for ever.
-        monkeypatch.setattr(Replica, "read", moving)
+        monkeypatch.setattr(Replica, "get", moving)
         handle = client.flags.flag("new")
         for _ in range(2):
             assert client.is_enabled("new")

@@ -203,7 +203,7 @@ class FeatureFlagManager(FlagEvaluator):
         # All threads that come for one revision get one table, the first to come decides: a second
         # one could hold an older answer than one that was given from the first.
         key = word.obj, seen, settled
-        made = Table(self._library, replica.read, word, seen, settled)
+        made = Table(self._library, replica.get, word, seen, settled)
         self._table = table = self._tables.setdefault(key, made)
         while len(self._tables) > KEPT_TABLES:
             self._tables.pop(next(iter(self._tables)), None)
@@ -267,8 +267,9 @@ class PinnedFlags(FlagEvaluator):
         else:
             pinned = view
 
-            def read(*keys: bytes) -> tuple[int, list[bytes | None]]:
-                return pinned.txn_id, pinned.read(*keys)
+            def read(key: bytes) -> tuple[int, bytes | None]:
+                [raw] = pinned.read(key)
+                return pinned.txn_id, raw
 
         self._table = Table(library, read, _word(empty_words()), 0)
         # The one table there will be: a look less for every call.

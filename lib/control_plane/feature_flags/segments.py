@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from control_plane.feature_flags.definition import Definition
 
-    Read = Callable[..., tuple[int, list[bytes | None]]]
+    Read = Callable[[bytes], tuple[int, bytes | None]]
     Compile = Callable[[Definition], Callable[..., Any]]
 
 HASH_BYTES = 16
@@ -39,13 +39,13 @@ NEAR = 32
 MAX_SHARD_BITS = 16
 
 _NEAR_BYTES = NEAR * HASH_BYTES
-_TOP_BITS = Struct(">Q").unpack_from
+_TOP_BITS = Struct(">I").unpack_from
 
 
 class Segment:
     """A segment as its record has it: packed hashes of members, or how many bits choose a shard.
 
-    ``listed`` are the hashes where there are no shards; ``shards`` is what their keys begin with,
+    ``listed`` are the hashes where there are no shards; ``shards`` % number is the key of a shard,
     empty where there are none, ``checked`` has a byte for each, 1 once its hash was found right.
     """
 
@@ -63,8 +63,8 @@ class Segment:
         self.excluded = excluded
         self.rules = rules
         self.shards = shards
-        # How many of the first 64 bits of a hash are left beside those that choose its shard.
-        self.spared = 64 - bits
+        # How many of the first 32 bits of a hash are left beside those that choose its shard.
+        self.spared = 32 - bits
         self.checked = bytearray(1 << bits if shards else 0)
         self.hash: Callable[..., Any] | None = None
         if listed or excluded or shards:
@@ -116,30 +116,27 @@ class Memberships:
             digest = segment.hash(unit).digest()
             wanted = digest[:HASH_BYTES]
             number = _TOP_BITS(digest)[0]
-            if segment.excluded and _holds(segment.excluded, wanted, number >> 32, 0):
+            if segment.excluded and _holds(segment.excluded, wanted, number, 0):
                 return False
             if segment.shards:
-                spared = segment.spared
-                shard = number >> spared
-                # The key of a shard, as ``record_key`` has it.
-                key = segment.shards + b"%04x" % shard
-                txn, (raw,) = self._read(key)
+                shard = number >> segment.spared
+                txn, raw = self._read(segment.shards % shard)
                 if txn != self._joined:
                     self.join(txn)
                 if raw is not None:
                     if not segment.checked[shard]:
-                        _whole(name, record_body(key, raw))
+                        _whole(name, record_body(segment.shards % shard, raw))
                         segment.checked[shard] = 1
-                    place = number >> spared - 32 & 0xFFFFFFFF
+                    place = (number << 32 - segment.spared) & 0xFFFFFFFF
                     if _holds(raw, wanted, place, HEADER_BYTES):
                         return True
-            elif _holds(segment.listed, wanted, number >> 32, 0):
+            elif _holds(segment.listed, wanted, number, 0):
                 return True
         return segment.rules is not None and segment.rules(user_id, tenant_id, context) is True
 
     def _segment(self, name: str) -> Segment:
         key = record_key(SEGMENT, name)
-        txn, (raw,) = self._read(key)
+        txn, raw = self._read(key)
         self.join(txn)
         body = b"" if raw is None else record_body(key, raw)
         if not body:
@@ -157,8 +154,8 @@ class Memberships:
             return Segment(_whole(name, members), _whole(name, excluded), compiled)
         if not (type(members) is int and 0 <= members <= MAX_SHARD_BITS):
             raise _corrupt(name, f"0 to {MAX_SHARD_BITS} shard bits", repr(members))
-        # A name is so short that no key of its shards is cut.
-        shards = record_key(SEGMENT, name, "")
+        # As ``record_key`` has it; a name is so short that no key of its shards is cut.
+        shards = record_key(SEGMENT, name, "").replace(b"%", b"%%") + b"%04x"
         return Segment(b"", _whole(name, excluded), compiled, shards, members)
 
 

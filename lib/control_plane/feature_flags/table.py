@@ -325,7 +325,7 @@ class Table:
         if name in self._library.overridden:
             return ["overridden in this process: serves the value given"]
         key = record_key(FLAG, name)
-        _, (raw,) = self._read(key)
+        _, raw = self._read(key)
         metadata, kill = self._library.content(decode_record(key, raw or b"").body)
         if metadata is None:
             return ["killed, and no definition accepted so far: the caller's default"]
@@ -422,7 +422,7 @@ class Table:
             reason = "expected a name without NUL"
             return (library.fault(name, FLAG_NOT_FOUND, reason), ANY_TXN), False
         try:
-            txn, (raw,) = self._read(key)
+            txn, raw = self._read(key)
             flag = library.flag(name, key, raw)
         except (ReplicaInvalid, InputInvalid) as error:
             return (library.fault(name, PARSE_ERROR, str(error)), ANY_TXN), True
@@ -448,7 +448,7 @@ class Table:
 def unavailable(reason: Callable[[], object]) -> Read:
     """A read for the time while there is no replica; ``reason`` says why."""
 
-    def read(*keys: bytes) -> tuple[int, list[bytes | None]]:
+    def read(key: bytes) -> tuple[int, bytes | None]:
         raise ReplicaUnavailable(str(reason() or "expected a replica, found none"))
 
     return read

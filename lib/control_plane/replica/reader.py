@@ -106,6 +106,15 @@ class Replica:
             ReplicaCorrupt: LMDB found the file damaged.
             ReplicaUnavailable: the replica was closed.
         """
+        with self._lock:
+            return self._snapshot(_copy, keys)
+
+    def get(self, key: bytes) -> tuple[int, bytes | None]:
+        """Return (transaction id, the raw record of one key or None), sooner than `read`.
+
+        Raises:
+            ReplicaBusy | ReplicaCorrupt | ReplicaUnavailable: as `read`.
+        """
         # Not ``with``: acquire and release are a sixth of this call cheaper.
         lock = self._lock
         lock.acquire()
@@ -117,11 +126,7 @@ class Replica:
                 txn_id: int = transaction.id()
                 # Rule 1, T == h, and rule 2 before and after the copy.
                 if ROUNDS > 0 and words[_TXN] == txn_id >= words[_SAFE]:
-                    copied: list[bytes | None]
-                    if len(keys) == 1:
-                        copied = [transaction.get(keys[0], None, self._records)]
-                    else:
-                        copied = _copy(transaction, self._records, keys)
+                    copied: bytes | None = transaction.get(key, None, self._records)
                     transaction.abort()
                     if words[_SAFE] <= txn_id:
                         return txn_id, copied
@@ -130,7 +135,8 @@ class Replica:
             except (lmdb.Error, AttributeError):
                 # Closed, or something moves or is wrong: the long way decides what.
                 pass
-            return self._snapshot(_copy, keys)
+            txn_id, records = self._snapshot(_copy, (key,))
+            return txn_id, records[0]
         finally:
             lock.release()
 
@@ -275,14 +281,6 @@ class View:
             ReplicaCorrupt: LMDB found the file damaged.
         """
         return self._checked(_copy, self._replica._records, keys)
-
-    def read_log(self, *keys: bytes) -> list[bytes | None]:
-        """Return what the writer keeps about its commits under each key, None where nothing.
-
-        Raises:
-            ViewExpired | ReplicaCorrupt: as `read`.
-        """
-        return self._checked(_copy, self._replica._log, keys)
 
     def read_log(self, *keys: bytes) -> list[bytes | None]:
         """Return what the writer keeps about its commits under each key, None where nothing.
