@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import queue
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from openfeature.evaluation_context import EvaluationContext
-from openfeature.event import ProviderEvent
+from openfeature.event import ProviderEvent, ProviderEventDetails
 from openfeature.exception import ProviderNotReadyError
 from openfeature.provider import ProviderStatus
 from openfeature.provider.no_op_provider import NoOpProvider
 
-from control_plane import ControlPlaneClient
+import control_plane.openfeature
 from control_plane.openfeature import ControlPlaneProvider
 from control_plane.testing import ReplicaKit, replica
 from openfeature import api
@@ -174,29 +179,69 @@ def test_a_client_and_a_place_are_too_much(kit: ReplicaKit) -> None:
             ControlPlaneProvider(kit, **place)  # type: ignore[arg-type]
 
 
+class Telling(ControlPlaneProvider):
+    """Keeps which flags it told the SDK had changed."""
+
+    def emit(self, event: ProviderEvent, details: ProviderEventDetails) -> None:
+        if details.flags_changed is not None:
+            self.told.put(details.flags_changed)
+        super().emit(event, details)
+
+    told: queue.Queue[list[str]]
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_child_evaluates_at_once_and_is_told_of_later_changes(
+def test_a_forked_child_evaluates_at_once_and_tells_later_changes(
     kit: ReplicaKit, in_child: Callable[..., str]
 ) -> None:
-    api.set_provider_and_wait(ControlPlaneProvider(ControlPlaneClient(kit.replica, "test")))
+    provider = Telling(replica=kit.replica, environment="test")
+    provider.told = queue.Queue()
+    api.set_provider_and_wait(provider)
     client = api.get_client()
     assert client.get_boolean_value("on", False) is True
 
+    begun, beginning = os.pipe()
+
     def child() -> object:
         before = client.get_boolean_value("off", False), threads()
-        heard = Heard()
-        while not client.get_boolean_value("off", False):
-            pass
-        return before, heard.changed()
+        os.write(beginning, b"!")
+        # The SDK's own pool of handlers does not survive a fork: what it is told does.
+        told = provider.told.get(timeout=10)
+        return before, told, client.get_boolean_value("off", False)
 
-    answer = in_child(child, lambda: kit.set_flag("off", True))
-    assert answer == str(((False, [THREAD]), ["off"]))
-    # The parent has its own thread again, which tells the same.
-    heard = Heard()
-    kit.set_flag("on", False)
-    while "on" not in heard.changed():
-        pass
+    answer = in_child(child, lambda: os.read(begun, 1) and kit.set_flag("off", True))
+    assert answer == str(((False, [THREAD]), ["off"], True))
+    # The parent has a thread again as well, which tells the same.
+    assert provider.told.get(timeout=10) == ["off"]
     assert threads() == [THREAD]
+    os.close(begun)
+    os.close(beginning)
+
+
+HANDLERS_AFTER_THE_FORK = """
+import os, queue, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of any fork beside threads
+from openfeature import api
+from openfeature.event import ProviderEvent, ProviderEventDetails
+from control_plane.openfeature import ControlPlaneProvider
+api.set_provider_and_wait(ControlPlaneProvider(replica=sys.argv[1], environment="test"))
+if os.fork() == 0:
+    told = queue.Queue()
+    api.add_handler(ProviderEvent.PROVIDER_CONFIGURATION_CHANGED, told.put)
+    print("forked", flush=True)
+    print(told.get(timeout=10).flags_changed, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_handlers_of_a_child_are_called(kit: ReplicaKit) -> None:
+    command = [sys.executable, "-c", HANDLERS_AFTER_THE_FORK, kit.replica]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "forked\n"
+        kit.set_flag("off", True)
+        assert process.stdout.read() == "['off']\n"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -204,15 +249,13 @@ def test_no_thread_of_the_provider_lives_through_a_fork(
     kit: ReplicaKit, in_child: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_fork: list[list[str]] = []
-    fork = [""]
     provider = ControlPlaneProvider(kit)
     api.set_provider_and_wait(provider)
     events = provider._events
     assert events is not None
     resume = events.resume
     monkeypatch.setattr(events, "resume", lambda: (at_fork.append(threads()), resume()))
-    fork[0] = in_child(lambda: (at_fork, threads()))
-    assert fork[0] == str(([[]], [THREAD]))
+    assert in_child(lambda: (at_fork, threads())) == str(([[]], [THREAD]))
     assert at_fork == [[]]
 
 
@@ -231,18 +274,19 @@ def application(environ, start_response):
 
 def test_workers_of_a_preloaded_server_answer_and_follow(kit: ReplicaKit, tmp_path: Path) -> None:
     """gunicorn loads the application once, forks, and its workers see what comes later."""
-    (tmp_path / "site.py").unlink(missing_ok=True)
     (tmp_path / "shop.py").write_text(GUNICORN.format(replica=kit.replica))
-    socket = tmp_path / "gunicorn.sock"
+    address = tmp_path / "gunicorn.sock"
     server = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--bind",
-         f"unix:{socket}", "--no-control-socket", "shop:application"],
+         f"unix:{address}", "shop:application"],
+        # gunicorn leaves a socket in its home.
+        env={**os.environ, "HOME": str(tmp_path)},
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        assert asked(socket, server) == "False"
+        assert asked(address, server) == "False"
         kit.set_flag("off", True)
-        assert {asked(socket, server) for _ in range(8)} == {"True"}
+        assert {asked(address, server) for _ in range(8)} == {"True"}
     finally:
         server.terminate()
         output, _ = server.communicate(timeout=20)
@@ -251,9 +295,6 @@ def test_workers_of_a_preloaded_server_answer_and_follow(kit: ReplicaKit, tmp_pa
 
 def asked(path: Path, server: subprocess.Popen[str]) -> str:
     """What the server behind a socket answers; waits until it does."""
-    import socket
-    import time
-
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -293,3 +334,13 @@ def test_without_the_sdk_the_extra_is_named(missing: str) -> None:
         run.stdout == "expected the package openfeature, found none; "
         "pip install 'control-plane[openfeature]'\n"
     )
+
+
+def test_the_package_has_one_name_to_use() -> None:
+    assert control_plane.openfeature.__all__ == ["ControlPlaneProvider"]
+    parameters = inspect.signature(ControlPlaneProvider).parameters
+    assert list(parameters) == [
+        "client", "replica", "environment", "require_trusted", "events", "on_track", "provenance",
+    ]  # fmt: skip
+    by_position = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert [name for name in parameters if parameters[name].kind is by_position] == ["client"]

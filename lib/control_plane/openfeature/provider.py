@@ -319,9 +319,11 @@ class ControlPlaneProvider(AbstractProvider):
             self._events.pause()
 
     def _after_fork(self) -> None:
-        if self._events is not None:
-            self._events.resume()
-        self._lock.release()
+        try:
+            if self._events is not None:
+                self._events.resume()
+        finally:
+            self._lock.release()
 
 
 def _call(
