@@ -9,6 +9,7 @@ import pytest
 
 from control_plane.errors import ManifestInvalid
 from control_plane.log.canonical import canonical
+from control_plane.manifests import configs
 from control_plane.manifests.configs import MAX_COUNTED, MAX_LISTED, check_together, validate_config
 from control_plane.manifests.validation import validate, validate_blob
 from control_plane.names import MAX_CONFIG_BYTES, MAX_CONFIG_LEAVES
@@ -177,3 +178,24 @@ def test_any_key_is_found_again_by_its_refusal(key: str) -> None:
     with pytest.raises(ManifestInvalid) as refused:
         validate(document(schema=schema, values={key: 10}))
     assert refused.value.path == ("metadata", "values", key)
+
+
+def test_tenants_of_another_namespace_count_only_where_they_are_referred_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(configs, "MAX_MERGED_LEAVES", 500)
+    many = {f"t{number}": {"db": f"h{number}"} for number in range(100)}
+    documents = {
+        "app": document(schema=SIZE, values={f"k{n}": n for n in range(9)} | {"u": "${hosts.db}"}),
+        "hosts": document("hosts", values={"db": "x", "other": 1}, tenants=many),
+    }
+
+    def judge() -> None:
+        others = (documents["hosts"], [])
+        validate_config(documents["app"], [], None, others=lambda _: others)
+
+    message = refusal(judge)
+    assert "at most 500 leaves when every tenant of what it refers to is merged" in message
+    assert "found 1010;" in message
+    documents["app"]["metadata"]["values"]["u"] = "${hosts.other}"
+    judge()

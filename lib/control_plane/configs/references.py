@@ -178,7 +178,8 @@ class Configuration:
         self._namespaces: dict[str, _Namespace | None] = {}
         self._reach: dict[str, tuple[_Namespace, ...]] = {}
         self._base = _View(self, BASE_TENANT, {}, frozenset(), None)
-        self._views: dict[tuple[str, str], _View] = {}
+        self._asked_by: dict[str, dict[str, list[str]]] = {}
+        self._views: dict[str, dict[str, _View]] = {}
         self._made = 0
 
     def documents(self, name: str) -> Documents:
@@ -284,7 +285,21 @@ class Configuration:
 
     def tenants(self, name: str) -> list[str]:
         """Every tenant whose values in the namespace may differ from the base's, in order."""
-        return sorted({tenant for each in self.reach(name) for tenant in each.merged.tenants()})
+        own: set[str] = set()
+        others: set[str] = set()
+        for namespace in self.reach(name):
+            (own if namespace.name == name else others).update(namespace.merged.tenants())
+        # What a tenant has elsewhere matters only where it is referred to.
+        touched = {each for each in others - own if self._view(name, each).affected_in(name)}
+        return sorted(own | touched)
+
+    def forget(self, name: str) -> None:
+        """Let go of a namespace; it is read again if somebody asks for it."""
+        self._namespaces.pop(name, None)
+        self._reach.pop(name, None)
+        self._asked_by.pop(name, None)
+        self._views.pop(name, None)
+        self._base.forget()
 
     def reach(self, name: str) -> tuple[_Namespace, ...]:
         """The namespace and all that its references can lead into."""
@@ -299,6 +314,11 @@ class Configuration:
                     pending.extend(namespace.mentions)
             self._reach[name] = tuple(found.values())
         return self._reach[name]
+
+    def count(self, name: str) -> int:
+        """How many leaves the base of a namespace has."""
+        namespace = self._namespace(name)
+        return 0 if namespace is None else len(namespace.base)
 
     def known(self, name: str) -> bool:
         """Whether the namespace's manifests are at hand; one may have none."""
@@ -324,12 +344,15 @@ class Configuration:
 
     def _view(self, name: str, tenant: str) -> _View:
         """What a tenant sees of all that a namespace can lead into."""
-        if (name, tenant) not in self._views:
+        views = self._views.setdefault(name, {})
+        if tenant not in views:
             reach = self.reach(name)
+            if name not in self._asked_by:
+                self._asked_by[name] = _asked_by(reach)
             own = {path: leaf for each in reach for path, leaf in each.own(tenant).items()}
-            affected = _affected(own, reach)
-            self._views[name, tenant] = _View(self, tenant, own, affected, self._base)
-        return self._views[name, tenant]
+            affected = _affected(own, self._asked_by[name])
+            views[tenant] = _View(self, tenant, own, affected, self._base)
+        return views[tenant]
 
     def _followed(
         self,
@@ -465,6 +488,10 @@ class _View:
         """The tenant's leaf, else the base's, before references."""
         return self._own.get(path) or self._configuration.base_leaf(path)
 
+    def forget(self) -> None:
+        """Let go of what was followed."""
+        self._done.clear()
+
     def affected_in(self, name: str) -> list[str]:
         """The base's leaves of a namespace that come out otherwise for this tenant."""
         return [path for path in self._affected if namespace_of(path) == name]
@@ -578,15 +605,18 @@ def _gathered(value: Any, items: Iterable[_Followed]) -> _Followed:
     return _Followed(OPEN if opened else value, size, depth, levels)
 
 
-def _affected(own: Mapping[str, object], reach: Iterable[_Namespace]) -> frozenset[str]:
-    """The base's leaves that refer, however indirectly, to something a tenant has otherwise."""
-    if not own:
-        return frozenset()
+def _asked_by(reach: Iterable[_Namespace]) -> dict[str, list[str]]:
+    """The base's leaves that refer to a path, by that path."""
     asked_by: dict[str, list[str]] = {}
     for namespace in reach:
         for path, paths in namespace.referring.items():
             for each in paths:
                 asked_by.setdefault(each, []).append(path)
+    return asked_by
+
+
+def _affected(own: Iterable[str], asked_by: Mapping[str, list[str]]) -> frozenset[str]:
+    """The base's leaves that refer, however indirectly, to something a tenant has otherwise."""
     found: set[str] = set()
     pending = list(own)
     while pending:

@@ -254,6 +254,8 @@ def _problems(
             return
     if base is None or "schema" not in base["metadata"]:
         return
+    if configuration.speaks(name):
+        _check_judged(configuration, name, tenants)
     compiled = _compiled(base)
     layers = _Layers(name, documents, configuration.environment)
     for tenant, values, left_open in configuration.trees(name, tenants, unfollowed=unfollowed):
@@ -261,6 +263,19 @@ def _problems(
         for finding in compiled.findings(values, MAX_COUNTED):
             if not undecided or _holds_anyway(finding, undecided):
                 yield layers.problem(tenant, finding)
+
+
+def _check_judged(configuration: Configuration, name: str, tenants: Collection[str] | None) -> None:
+    """Refuse what other namespaces' tenants would multiply past the bound."""
+    judged = len(configuration.tenants(name) if tenants is None else tenants) + 1
+    merged = judged * configuration.count(name)
+    if merged > MAX_MERGED_LEAVES:
+        raise ManifestInvalid(
+            f"config/{name}: expected at most {MAX_MERGED_LEAVES} leaves when every tenant of what"
+            f" it refers to is merged, found {merged}; refer from a smaller config",
+            ("metadata",),
+            f"config/{name}",
+        )
 
 
 def _compiled(base: Mapping[str, Any]) -> CompiledSchema:

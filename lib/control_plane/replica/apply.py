@@ -281,12 +281,17 @@ class Materialiser:
         after = Configuration(
             self._environment, lambda name: _documents(name, _config_documents(plan, name))
         )
+        named = mentions.named
         for name in mentions.resting_on(changed):
             documents = after.documents(name)
             if documents[1] or after.speaks(name):
                 # A base alone was judged with its values merged when its bytes were.
                 self._check_namespace(after, name, documents)
             self._rewrite_namespace(serving, name, before, after)
+            if name not in named:
+                # A set may be of many namespaces: those that stand alone are done with.
+                before.forget(name)
+                after.forget(name)
         return mentions
 
     def _check_namespace(

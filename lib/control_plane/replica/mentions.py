@@ -19,6 +19,11 @@ class Mentions:
     def __init__(self, documents: Iterable[tuple[str, frozenset[str]]] = ()) -> None:
         self._mentioned = {name: namespaces for name, namespaces in documents if namespaces}
 
+    @property
+    def named(self) -> frozenset[str]:
+        """Every namespace that some document mentions."""
+        return frozenset[str]().union(*self._mentioned.values())
+
     def changed(self, documents: Mapping[str, frozenset[str]]) -> Mentions:
         """These with some documents replaced."""
         following = Mentions()
