@@ -26,12 +26,12 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.event import ProviderEvent, ProviderEventDetails
 from openfeature.exception import ErrorCode, ProviderNotReadyError
-from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType, Reason
+from openfeature.flag_evaluation import FlagResolutionDetails, Reason
 from openfeature.provider import AbstractProvider, FeatureProvider, Metadata
 from openfeature.track import TrackingEventDetails
 
@@ -46,9 +46,14 @@ from control_plane.feature_flags.evaluation import (
 from control_plane.feature_flags.evaluator import MISMATCH, converted
 from control_plane.openfeature.events import Events, details_of
 
+if TYPE_CHECKING:
+    # Has another name in older SDKs.
+    from openfeature.flag_evaluation import FlagValueType
+
+    Structure = Sequence[FlagValueType] | Mapping[str, FlagValueType]
+
 Track = Callable[[str, EvaluationContext | None, TrackingEventDetails | None], object]
 OnEmit = Callable[[FeatureProvider, ProviderEvent, ProviderEventDetails], None]
-Structure = Sequence[FlagValueType] | Mapping[str, FlagValueType]
 
 METADATA: Final = Metadata(name="control-plane")
 _REASONS: Final = {reason.value: reason for reason in Reason}
