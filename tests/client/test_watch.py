@@ -18,8 +18,9 @@ from control_plane.configs import watch as watch_module
 from control_plane.configs.merged import merged_value
 from control_plane.configs.settings import ConfigManager
 from control_plane.configs.watch import Change
+from control_plane.errors import ReplicaCorrupt
 from control_plane.replica import waiting
-from control_plane.replica.changed import MAX_NAMED_KEYS, SLOTS
+from control_plane.replica.changed import MAX_NAMED_KEYS, SLOTS, change_count
 
 WAIT_SECONDS = 10
 
@@ -150,7 +151,7 @@ def test_a_callback_that_raises_disturbs_nobody_and_each_error_is_logged_once(
             return
         if change.new.startswith("u"):
             raise RuntimeError(f"boom {change.new}")
-        raise ValueError("another")
+        raise SystemExit("another")
 
     config = stocked.client().config
     config.watch("database.url", broken)
@@ -161,8 +162,8 @@ def test_a_callback_that_raises_disturbs_nobody_and_each_error_is_logged_once(
             assert heard.next().new == url
     assert [record.exc_info[0] for record in caplog.records] == [
         RuntimeError,
-        ValueError,
-        ValueError,
+        SystemExit,
+        SystemExit,
     ]
 
 
@@ -336,6 +337,87 @@ def test_a_fork_during_a_callback_leaves_the_child_what_was_not_called_to_its_en
         "database",
         True,
     ]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_callback_that_forks_goes_on_in_the_child_and_is_not_called_anew(
+    stocked: Any, heard: Heard
+) -> None:
+    read_end, write_end = os.pipe()
+    config = stocked.client().config
+
+    def forking(change: Change) -> None:
+        os.write(write_end, b"f")
+        child = os.fork()
+        if child == 0:
+            # Returns, into a thread that is the child's main thread now.
+            return
+        os.waitpid(child, 0)
+
+    def leaving(change: Change) -> None:
+        os.write(write_end, b"c" if os.getpid() != parent else b"p")
+        if os.getpid() != parent:
+            time.sleep(0.1)
+            os._exit(0)
+        heard(change)
+
+    parent = os.getpid()
+    config.watch("database.url", forking)
+    config.watch("database.url", leaving)
+    stocked.config("database", {"url": "u1"})
+    assert heard.next().new == "u1"
+    os.close(write_end)
+    with os.fdopen(read_end) as told:
+        assert told.read() == "fcp"
+
+
+def test_two_values_that_cannot_be_read_are_reported_once_each_and_then_heard(
+    stocked: Any,
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = stocked.client().config
+    damaged = {"limits.a", "limits.b"}
+
+    def reading(reader: Any, path: str, tenant: str) -> object:
+        if path in damaged:
+            raise ReplicaCorrupt(f"{path} is damaged")
+        return merged_value(reader, path, tenant)
+
+    config.watch("limits.a", heard)
+    config.watch("limits.b", heard)
+    config.watch("database.url", heard)
+    monkeypatch.setattr(watch_module, "merged_value", reading)
+    with caplog.at_level(logging.WARNING, logger="control_plane"):
+        stocked.config("limits", {"a": 1, "b": 1})
+        for url in ("u1", "u2", "u3"):
+            stocked.config("database", {"url": url})
+            assert heard.next().new == url
+    assert len(caplog.records) == 2
+    damaged.clear()
+    stocked.config("database", {"url": "u4"})
+    assert [heard.next().key for _ in range(3)] == ["limits.a", "limits.b", "database.url"]
+
+
+def test_a_defect_is_logged_and_ends_no_watch(
+    stocked: Any, heard: Heard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    defects = [TypeError("a defect")]
+
+    def counting(view: Any) -> int:
+        if defects:
+            raise defects.pop()
+        return change_count(view)
+
+    monkeypatch.setattr(watch_module, "change_count", counting)
+    stocked.client().config.watch("database.url", heard)
+    while defects:
+        time.sleep(0.001)
+    stocked.config("database", {"url": "u1"})
+    assert heard.next().new == "u1"
+    [record] = caplog.records
+    assert record.exc_info[0] is TypeError
 
 
 @pytest.fixture

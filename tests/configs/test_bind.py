@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from control_plane.configs.settings import ConfigManager
-from control_plane.errors import KeyNotFoundError, ReplicaUnavailable, SettingsInvalid
+from control_plane.errors import KeyNotFoundError, ReplicaBusy, ReplicaUnavailable, SettingsInvalid
 from control_plane.testing import ReplicaKit, replica
 
 
@@ -161,6 +161,39 @@ def test_without_a_replica_there_is_no_first_instance(tmp_path: Any) -> None:
         pytest.raises(ReplicaUnavailable),
     ):
         config.bind(Database, "database")
+
+
+def test_values_that_cannot_be_read_leave_the_last_good_and_are_reported_once(
+    kit: ReplicaKit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    binding = kit.config.bind(Database, "database")
+    kit.set_config("database", {"url": "new", "pool": {"size": "many"}})
+    assert isinstance(binding.error, SettingsInvalid)
+
+    def busy(*_: object) -> object:
+        raise ReplicaBusy("the writer moves")
+
+    with monkeypatch.context() as moving:
+        moving.setattr("control_plane.configs.binding.merged_value", busy)
+        kit.set_config("database", {"url": "new", "pool": {"size": 7}})
+        assert [binding.value.url for _ in range(3)] == ["sqlite://"] * 3
+        assert isinstance(binding.error, ReplicaBusy)
+    assert (binding.value.pool.size, binding.error) == (7, None)
+    assert [record.getMessage().count("the writer moves") for record in caplog.records] == [0, 1]
+
+
+def test_a_class_that_fails_over_new_values_leaves_the_last_good(kit: ReplicaKit) -> None:
+    @dataclass
+    class Share:
+        size: int
+
+        def __post_init__(self) -> None:
+            self.each = 100 / self.size
+
+    binding = kit.config.bind(Share, "database.pool")
+    kit.set_config("database", {"pool": {"size": 0}})
+    assert binding.value.each == 20
+    assert "expected what" in str(binding.error)
 
 
 def test_a_closed_manager_leaves_the_last_instance(kit: ReplicaKit) -> None:

@@ -87,11 +87,13 @@ def test_a_snapshot_has_the_process_overrides(
         assert config.origin("database.pool.size").variable == "CONTROL_PLANE__DATABASE__POOL__SIZE"
 
 
-def test_without_a_replica_there_is_no_snapshot(tmp_path: Any) -> None:
+def test_without_a_replica_there_is_no_snapshot_and_no_section(tmp_path: Any) -> None:
     with ConfigManager(replica=tmp_path, environment="test") as config:
-        with pytest.raises(ReplicaUnavailable):
-            config.snapshot()
-        assert dict(config.section("database")) == {}
+        section = config.section("database")
+        for read in (config.snapshot, lambda: dict(section), lambda: section.get("url")):
+            with pytest.raises(ReplicaUnavailable):
+                read()
+        assert section.get("url", "given") == "given"
 
 
 def test_representations_hold_no_value(kit: ReplicaKit) -> None:

@@ -52,6 +52,18 @@ def test_nothing_is_known_of_a_commit_with_more_keys_than_are_named() -> None:
     assert changed_keys(log, 2, 3) == {b"b"}
 
 
+def test_nothing_is_known_of_a_damaged_slot() -> None:
+    log = Log()
+    note_changes(log, [b"key"])
+    [slot] = [key for key, value in log.items() if b"key" in value]
+    for place in range(len(log[slot])):
+        value = log[slot]
+        log[slot] = value[:place] + bytes((value[place] ^ 1,)) + value[place + 1 :]
+        assert changed_keys(log, 0, 1) is None
+        log[slot] = value
+    assert changed_keys(log, 0, 1) == {b"key"}
+
+
 def test_nothing_is_known_where_nobody_counted_but_that_nothing_was_counted() -> None:
     assert change_count(Log()) == 0
     assert changed_keys(Log(), 0, 1) is None

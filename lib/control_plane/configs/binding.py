@@ -74,11 +74,12 @@ class Binding(Generic[T]):
     @property
     def error(self) -> Exception | None:
         """Why the newest values do not fit or cannot be read; None where ``value`` is theirs."""
-        return self._renewed().error
+        state = self._renewed()
+        return state.unread or state.unfit
 
     @property
     def generation(self) -> int:
-        """The newest generation whose values ``value`` is made of, or that did not change them."""
+        """The newest generation that was read and has the values ``value`` is made of."""
         return self._renewed().generation
 
     def __repr__(self) -> str:
@@ -98,7 +99,8 @@ class Binding(Generic[T]):
             tree, generation = self._read(view), view.generation
             if tree is ABSENT and self._path:
                 raise key_not_found(view, self._path, source.environment or "")
-        state = State(generation, tree, self._made({} if tree is ABSENT else tree), None)
+        made = self._made({} if tree is ABSENT else tree)
+        state = State(generation, tree, generation, made, None)
         state.words, state.revision = words, revision
         return state
 
@@ -108,38 +110,41 @@ class Binding(Generic[T]):
         source = self._config._source
         replica = source.open()
         words = source.words
-        if replica is None or (words is before.words and words[_WORD] == before.revision):
-            return before
         # Words and revision before the snapshot: what moves in between is read once more.
         revision = _revision(words)
+        if replica is None or (words is before.words and revision == before.revision):
+            return before
         try:
             with replica.view() as view:
                 tree, generation = self._read(view), view.generation
         except (ControlPlaneError, ValueError) as error:
-            if str(error) != str(before.error):
+            if str(error) != str(before.unread):
                 _log.warning("%r: the last good values stay: %s", self, shown(error))
             # With the old revision: the next call tries again.
-            self._state = before.with_error(error)
+            self._state = before.but_unread(error)
             return self._state
         state = self._following(before, tree, generation)
         state.words, state.revision = words, revision
         newest = self._state
-        if newest.words is words and newest.generation > generation:
+        if newest.words is words and newest.looked > generation:
             # Another thread looked later and was done first.
             return newest
         self._state = state
         return state
 
     def _following(self, before: State[T], tree: Any, generation: int) -> State[T]:
-        """The state with these values; they are looked at again only where they are others."""
+        """The state with these values; an instance is made only where they are others."""
         if same(tree, before.tree):
-            known = before.generation if before.unfit else generation
-            return State(known, tree, before.value, before.error if before.unfit else None)
-        try:
-            return State(generation, tree, self._made(tree), None)
-        except SettingsInvalid as error:
-            _log.warning("generation %d: %s; the last good values stay", generation, shown(error))
-            return State(before.generation, tree, before.value, error)
+            unfit, value = before.unfit, before.value
+        else:
+            try:
+                unfit, value = None, self._made(tree)
+            except SettingsInvalid as error:
+                told = shown(error)
+                _log.warning("generation %d: %s; the last good values stay", generation, told)
+                unfit, value = error, before.value
+        made = before.generation if unfit else generation
+        return State(generation, tree, made, value, unfit)
 
     def _read(self, view: View) -> Any:
         tree = merged_value(view, self._path, self._tenant)
@@ -167,29 +172,29 @@ class Binding(Generic[T]):
 class State(Generic[T]):
     """What a binding holds, and from where; complete before anybody sees it.
 
-    ``tree`` are the values looked at last. Where they did not fit, ``error`` says why, and
-    ``value`` and ``generation`` are of the last ones that did.
+    ``tree`` are the values of the generation ``looked``, the newest that was read. ``value`` is
+    made of them, and ``generation`` is the same one; unless they did not fit: then ``unfit`` says
+    why, and the two are of the last that did. ``unread`` is why newer ones could not be read.
     """
 
-    __slots__ = ("error", "generation", "revision", "tree", "value", "words")
+    __slots__ = ("generation", "looked", "revision", "tree", "unfit", "unread", "value", "words")
 
-    def __init__(self, generation: int, tree: Any, value: T, error: Exception | None) -> None:
+    def __init__(
+        self, looked: int, tree: Any, generation: int, value: T, unfit: SettingsInvalid | None
+    ) -> None:
         self.words: memoryview | None = None
         self.revision = -1
-        self.generation = generation
+        self.looked = looked
         self.tree = tree
+        self.generation = generation
         self.value = value
-        self.error = error
+        self.unfit = unfit
+        self.unread: Exception | None = None
 
-    @property
-    def unfit(self) -> bool:
-        """Whether the values looked at last did not fit."""
-        return isinstance(self.error, SettingsInvalid)
-
-    def with_error(self, error: Exception) -> State[T]:
-        """The same; newer values could not be read."""
-        state = State(self.generation, self.tree, self.value, self.error if self.unfit else error)
-        state.words, state.revision = self.words, self.revision
+    def but_unread(self, error: Exception) -> State[T]:
+        """The same, and newer values could not be read."""
+        state = State(self.looked, self.tree, self.generation, self.value, self.unfit)
+        state.words, state.revision, state.unread = self.words, self.revision, error
         return state
 
 

@@ -11,7 +11,7 @@ The rules, and there are no others:
 - A dataclass: a mapping. Keys it has no field for are left out, so that a new key may be published
   before the code that reads it. A field without a value takes its default; null is a value. A
   field's key is its name, or ``field(metadata={"key": "gpt-4.1"})``. ``__post_init__`` may refuse
-  with ``ValueError``.
+  with ``ValueError``; other errors that values can cause count as a refusal, too.
 
 Nothing is guessed: text is never read as a number, a number never written as text. An error names
 path, what was expected and what kind of value was found; the value itself may be private.
@@ -34,6 +34,9 @@ from control_plane.configs.layers import same
 from control_plane.copies import fresh
 
 Converter = Callable[[Any], Any]
+
+_REFUSALS = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
+"""What a class raises for values it does not take, on purpose or for want of a check."""
 
 
 class Unfit(Exception):
@@ -114,7 +117,7 @@ class _Classes:
                     raise Unfit("a value", "none", (key,))
             try:
                 return model(**given)
-            except ValueError as error:
+            except _REFUSALS as error:
                 raise Unfit(
                     f"what {model.__qualname__} takes", f"values it refuses ({error})"
                 ) from error

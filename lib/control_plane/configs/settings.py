@@ -182,7 +182,7 @@ class ConfigManager:
         """
         from control_plane.configs.views import Snapshot
 
-        path, tenant = checked_prefix(prefix), _checked_tenant(tenant_id)
+        path, tenant = _checked_prefix(prefix), _checked_tenant(tenant_id)
         replica = self._source.open()
         if replica is None:
             require_environment(self._source)
@@ -210,7 +210,7 @@ class ConfigManager:
         """
         from control_plane.configs.binding import Binding
 
-        return Binding(self, model, checked_prefix(prefix), _checked_tenant(tenant_id))
+        return Binding(self, model, _checked_prefix(prefix), _checked_tenant(tenant_id))
 
     def origin(
         self, key: Key, environment: str | None = None, tenant_id: str | None = None
@@ -258,7 +258,7 @@ class ConfigManager:
         from one thread that starts with the first watch; an exception from a callback is logged
         and disturbs nobody. A forked child inherits the watches and has such a thread, too.
         """
-        path, tenant = _checked_path(prefix), _checked_tenant(tenant_id)
+        path, tenant = _checked_prefix(prefix), _checked_tenant(tenant_id)
         require_environment(self._source)
         return self._watching().add(self._source, path, prefix, tenant, callback)
 
@@ -269,7 +269,7 @@ class ConfigManager:
         """
         from control_plane.configs.changes import Changes
 
-        path, tenant = _checked_path(prefix), _checked_tenant(tenant_id)
+        path, tenant = _checked_prefix(prefix), _checked_tenant(tenant_id)
         require_environment(self._source)
         watcher, source = self._watching(), self._source
         return Changes(lambda put, end: watcher.add(source, path, prefix, tenant, put, end))
@@ -449,7 +449,7 @@ def _checked_path(key: Key) -> str:
     raise TypeError(f"expected a key as str or as a tuple of one or more str, found {key!r}")
 
 
-def checked_prefix(prefix: Key) -> str:
+def _checked_prefix(prefix: Key) -> str:
     """The path of a prefix; empty for the empty tuple, which every key is below."""
     return "" if prefix == () else _checked_path(prefix)
 

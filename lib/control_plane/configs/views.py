@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from control_plane.configs.layers import decode_path, path_of, written
 from control_plane.configs.merged import ABSENT
 from control_plane.copies import fresh
-from control_plane.errors import KeyNotFoundError
+from control_plane.errors import KeyNotFoundError, ReplicaUnavailable
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -103,7 +103,11 @@ class Section(Mapping[str, Any]):
         whole = self._prefix + keys
         if environment is not None:
             return self._config.get(whole, default, environment, tenant_id)
-        value: Any = self._read(tenant_id)
+        try:
+            value: Any = self._read(tenant_id)
+        except ReplicaUnavailable:
+            # Nothing has been read yet, so the default is no other generation's.
+            return self._config.get(whole, default, None, self._of(tenant_id))
         for step in keys:
             if not isinstance(value, dict) or step not in value:
                 return self._without_value(whole, default, tenant_id)
@@ -128,19 +132,25 @@ class Section(Mapping[str, Any]):
         return f"<Section of {'.'.join(self._prefix) or 'everything'}>"
 
     def _read(self, tenant_id: str | None) -> dict[str, Any]:
-        tenant = self._tenant if tenant_id is None else tenant_id
+        tenant = self._of(tenant_id)
         tree = self._trees.get(tenant)
         if tree is None:
-            found = self._config.get(self._prefix, {}, None, tenant)
+            try:
+                found = self._config.get(self._prefix, ABSENT, None, tenant)
+            except KeyNotFoundError:
+                found = {}
             # Two threads may both have read: the first to arrive counts for both.
             tree = self._trees.setdefault(tenant, found if isinstance(found, dict) else {})
         return tree
+
+    def _of(self, tenant_id: str | None) -> str | None:
+        return self._tenant if tenant_id is None else tenant_id
 
     def _without_value(self, keys: tuple[str, ...], default: Any, tenant_id: str | None) -> Any:
         if default is not ABSENT:
             return default
         # It names the nearest keys of now; a value that came since is not this generation's.
-        self._config.get(keys, ABSENT, None, self._tenant if tenant_id is None else tenant_id)
+        self._config.get(keys, ABSENT, None, self._of(tenant_id))
         key = written(path_of(keys))
         raise KeyNotFoundError(
             f"config {key}: expected a key with a value when the section was first used, found "

@@ -140,7 +140,9 @@ class Watch:
     def _call(self, change: Change) -> None:
         try:
             self._callback(change)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             # Whatever an application raises, the other watches and the next change go on. What
             # fails at each change is told once, until it succeeds or fails elsewhere.
             complaint = _place_of(error)
@@ -165,11 +167,12 @@ class Position:
 class Watched:
     """The watches of one source, found by what they watch, and how far they have looked.
 
-    ``added`` are watches no look has known yet. Everything here changes under the watcher's lock,
-    but for ``closed``, which takes what is closed at any time.
+    ``added`` are watches to read with the next look, whatever changed: no look has known them yet,
+    or the last could not read them. ``complaints`` is what was said of that. Everything here
+    changes under the watcher's lock, but for ``closed``, which takes what is closed at any time.
     """
 
-    __slots__ = ("added", "closed", "failed", "places", "position", "source", "watches")
+    __slots__ = ("added", "closed", "complaints", "places", "position", "source", "watches")
 
     def __init__(self, source: ChosenSource) -> None:
         self.source = source
@@ -179,7 +182,7 @@ class Watched:
         # A change of the base concerns whoever watches the path, one of a tenant only its own.
         self.places: dict[str | tuple[str, str], dict[Watch, None]] = {}
         self.position: Position | None = None
-        self.failed = ""
+        self.complaints: set[str] = set()
 
     def rebuild(self, watches: list[Watch]) -> None:
         """Know these and no others, and compare them all with the next look."""
@@ -321,17 +324,25 @@ class Watcher:
                     self._find(group)
                     self._call_found()
             finally:
-                self._deliverer = None
+                if self._deliverer == here:
+                    self._deliverer = None
 
     def _run(self, signal: Signal) -> None:
         try:
-            while not self._closed:
+            # It is no longer the signal where a callback forked and returned in the child.
+            while not self._closed and self._signal is signal:
                 with self._lock:
                     groups = list(self._groups.values())
                 for group in groups:
                     signal.follow(group.source.folder)
-                self.deliver()
-                if not self._closed:
+                try:
+                    self.deliver()
+                except Exception:
+                    # No defect may end the thread and with it, unnoticed, every watch.
+                    _log.exception("a look at watched configuration failed, the next reads it all")
+                    for group in groups:
+                        group.position = None
+                if not self._closed and self._signal is signal:
                     signal.wait()
         finally:
             # Under the lock that `wake` is called under: the number of a closed descriptor may
@@ -345,12 +356,15 @@ class Watcher:
         A fork anywhere in here leaves the child what was not called to the end: the value counts
         as seen before the call, and the entry goes after it.
         """
-        while self._found:
-            found = self._found[0]
+        entries = self._found
+        while entries:
+            found = entries[0]
             found.watch._last = found.new
             if not found.watch.closed:
                 found.watch._call(found.change)
-            self._found.popleft()
+            # Empty where the callback forked and this is the child: its own thread has the rest.
+            if entries:
+                entries.popleft()
 
     def _find(self, group: Watched) -> None:
         """Put what changed for the watches of a group into ``_found``."""
@@ -390,7 +404,7 @@ class Watcher:
                 position = Position(words, revision, change_count(view))
                 watches = self._to_read(group, view, position)
                 watches.update(dict.fromkeys(added))
-                return self._differing(group, watches, view, position)
+                return self._differing(group, watches, view), position
         except ControlPlaneError as error:
             _complain(group, error)
             return [], None
@@ -408,24 +422,29 @@ class Watcher:
         with self._lock:
             return dict(group.watches) if keys is None else group.concerned(keys)
 
-    def _differing(
-        self, group: Watched, watches: Iterable[Watch], view: View, position: Position | None
-    ) -> tuple[list[Found], Position | None]:
-        """Those whose value moved, in the order they were made; what cannot be read keeps its."""
+    def _differing(self, group: Watched, watches: Iterable[Watch], view: View) -> list[Found]:
+        """Those whose value moved, in the order they were made.
+
+        One that cannot be read keeps its value, and the next look reads it again.
+        """
         overrides, environment = self._manager.overrides, group.source.environment
         generation = view.generation
-        found = []
+        found, unread = [], []
         for watch in sorted(watches, key=_number):
             try:
                 new = watch._read(view, overrides)
             except (ControlPlaneError, ValueError) as error:
                 _complain(group, error)
-                position = None
+                unread.append(watch)
             else:
                 if not same(watch._last, new):
                     change = watch._change(watch._last, new, generation, environment)
                     found.append(Found(watch, new, change))
-        return found, position
+        if not unread:
+            group.complaints.clear()
+        with self._lock:
+            group.added += unread
+        return found
 
 
 class Found:
@@ -440,9 +459,9 @@ class Found:
 
 
 def _complain(group: Watched, error: Exception) -> None:
-    """Say once why a look failed; the next one reads everything again."""
-    if group.failed != str(error):
-        group.failed = str(error)
+    """Say why a look failed, once until one succeeds."""
+    if str(error) not in group.complaints:
+        group.complaints.add(str(error))
         _log.warning("watching configuration goes on, a look failed: %s", shown(error))
 
 
@@ -475,6 +494,12 @@ def _after_fork_in_child(watcher: Watcher | None) -> None:
     """Nobody holds the child's locks, and the thread and its queue stayed with the parent."""
     if watcher is None:
         return
+    left = list(watcher._found)
+    if watcher._deliverer == threading.get_ident():
+        # A callback forked: it goes on in this very thread, and is not called anew.
+        del left[:1]
+    watcher._found.clear()
+    watcher._found = deque(left)
     watcher._lock = threading.RLock()
     watcher._delivering = threading.RLock()
     watcher._deliverer = None
@@ -484,7 +509,14 @@ def _after_fork_in_child(watcher: Watcher | None) -> None:
         signal.close()
     for group in watcher._groups.values():
         # Another thread may have been in the middle of a change of these when it was left behind.
-        group.rebuild([watch for watch in group.watches if watch._on_close is None])
+        group.rebuild([watch for watch in group.watches if not _of_a_loop(watch)])
     if any(group.watches for group in watcher._groups.values()) and not watcher._closed:
         with watcher._lock:
             watcher._attend()
+
+
+def _of_a_loop(watch: Watch) -> bool:
+    """Whether a watch belongs to an event loop of the parent; if so it ends here, unsaid."""
+    if watch._on_close is not None:
+        watch.closed = True
+    return watch._on_close is not None

@@ -4,6 +4,7 @@
   64 of them, in a slot, its number in that count and the keys it changed. A commit that changed
   more keys than a slot names leaves a slot without names. Count and slots change in the
   transaction that changes the records, so in one snapshot they always agree with them.
+- A slot carries a hash: what a disk damaged counts as not known.
 - A reader that remembers the count of its last look asks for the keys changed since. There is an
   answer only where each commit in between is known and named; without one it compares everything.
 - The count says nothing about commits by a writer that knows of no count. Whoever relies on it
@@ -15,6 +16,7 @@ Pure functions of tables; the writer's half and the reader's stand side by side.
 from __future__ import annotations
 
 from msgpack import packb, unpackb
+from xxhash import xxh3_64_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,13 +38,15 @@ if TYPE_CHECKING:
 COUNT_KEY = b"config changes"
 SLOTS = 64
 MAX_NAMED_KEYS = 256
+_HASH_BYTES = 8
 
 
 def note_changes(log: WritableTable, keys: Collection[bytes]) -> None:
     """Count one more commit, the one under way, which changes the records with these keys."""
     count = _number(log.get(COUNT_KEY)) + 1
     named = sorted(keys) if len(keys) <= MAX_NAMED_KEYS else None
-    log.put(_slot(count), packb([count, named]))
+    packed = packb([count, named])
+    log.put(_slot(count), xxh3_64_digest(packed) + packed)
     log.put(COUNT_KEY, count.to_bytes(8, "little"))
 
 
@@ -63,11 +67,19 @@ def changed_keys(snapshot: Snapshot, since: int, until: int) -> set[bytes] | Non
     changed: set[bytes] = set()
     slots = snapshot.read_log(*map(_slot, numbers))
     for number, slot in zip(numbers, slots, strict=True):
-        found, keys = unpackb(slot) if slot is not None else (0, None)
+        found, keys = _unpacked(slot or b"")
         if found != number or keys is None:
             return None
         changed.update(keys)
     return changed
+
+
+def _unpacked(slot: bytes) -> tuple[int, list[bytes] | None]:
+    """The number of the commit in a slot and the keys it names; 0 for no slot, or a damaged one."""
+    if slot[:_HASH_BYTES] != xxh3_64_digest(slot[_HASH_BYTES:]):
+        return 0, None
+    number, keys = unpackb(slot[_HASH_BYTES:])
+    return number, keys
 
 
 def _slot(number: int) -> bytes:
