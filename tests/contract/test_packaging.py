@@ -13,7 +13,10 @@ import pytest
 from control_plane.testing import replica
 
 PACKAGES = ("control_plane", "control_plane_store", "control_plane_daemon")
-EXTRAS = ["all", "bench", "cli", "daemon", "flagd", "publish", "store"]
+EXTRAS = [
+    "all", "bench", "celery", "cli", "daemon", "django", "fastapi", "flagd", "openfeature", "publish",
+    "pydantic", "store",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
