@@ -89,7 +89,7 @@ def rows(empty: Variant, none: Variant, found: list[Variant]) -> list[tuple[str,
     """(label, median, p99, over no-op, limit) of each, in nanoseconds."""
     loop = statistics.median(empty.batches)
     base = statistics.median(none.batches)
-    table = []
+    table: list[tuple[str, ...]] = []
     for variant in found:
         median = statistics.median(variant.batches)
         inside = variant.label.startswith("inside")
