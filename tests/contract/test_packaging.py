@@ -14,8 +14,8 @@ from control_plane.testing import replica
 
 PACKAGES = ("control_plane", "control_plane_store", "control_plane_daemon")
 EXTRAS = [
-    "all", "bench", "celery", "cli", "daemon", "django", "fastapi", "flagd", "openfeature", "publish",
-    "pydantic", "store",
+    "all", "bench", "celery", "cli", "daemon", "django", "fastapi", "flagd", "openfeature",
+    "publish", "pydantic", "store",
 ]  # fmt: skip
 
 
