@@ -29,7 +29,7 @@ from openfeature import api
 OF_EACH = 100
 WALK = 2_000
 TENANTS = [f"tenant-{number}" for number in range(1000)]
-ATTRIBUTES = {"plan": "pro", "country": "FR", "region": "eu", "seats": 40}
+ATTRIBUTES: dict[str, Any] = {"plan": "pro", "country": "FR", "region": "eu", "seats": 40}
 ON_OFF: dict[str, Any] = {"variants": {"on": True, "off": False}, "default": "off"}
 LIMIT_NS = 1_500
 OURS = {"static flag": "static", "five rules": "ruled", "25 % split": "split"}
