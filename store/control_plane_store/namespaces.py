@@ -84,11 +84,17 @@ def check_namespaces(
             for document in [documents.get(change.key)]
         }
     )
-    found: list[Problem] = []
-    for name in mentions.resting_on(namespaces):
-        whole = configuration.documents(name)
-        found.extend(problems(configuration, name, whole, tenants=standing.tenants))
-    refuse(found)
+    named = mentions.named
+
+    def found() -> Iterator[Problem]:
+        for name in mentions.resting_on(namespaces):
+            whole = configuration.documents(name)
+            yield from problems(configuration, name, whole, tenants=standing.tenants)
+            if name not in named:
+                # A set may be of many namespaces: those that stand alone are done with.
+                configuration.forget(name)
+
+    refuse(found())
 
 
 class _Standing:

@@ -195,7 +195,10 @@ def test_tenants_of_another_namespace_count_only_where_they_are_referred_to(
         validate_config(documents["app"], [], None, others=lambda _: others)
 
     message = refusal(judge)
-    assert "at most 500 leaves when every tenant of what it refers to is merged" in message
-    assert "found 1010;" in message
+    assert (
+        "at most 500 leaves and references when every tenant of what it refers to is merged"
+        in message
+    )
+    assert "found 1111;" in message
     documents["app"]["metadata"]["values"]["u"] = "${hosts.other}"
     judge()

@@ -315,10 +315,12 @@ class Configuration:
             self._reach[name] = tuple(found.values())
         return self._reach[name]
 
-    def count(self, name: str) -> int:
-        """How many leaves the base of a namespace has."""
+    def weight(self, name: str) -> int:
+        """How many leaves and references the base of a namespace has."""
         namespace = self._namespace(name)
-        return 0 if namespace is None else len(namespace.base)
+        if namespace is None:
+            return 0
+        return len(namespace.base) + sum(map(len, namespace.referring.values()))
 
     def known(self, name: str) -> bool:
         """Whether the namespace's manifests are at hand; one may have none."""
@@ -436,8 +438,7 @@ class _Namespace:
     def leads_on(self, path: str) -> bool:
         if self._paths is None:
             self._paths = sorted(self.base)
-        start = bisect_left(self._paths, path + ".")
-        return start < len(self._paths) and self._paths[start].startswith(path + ".")
+        return _has_below(self._paths, path)
 
 
 class _Followed:
@@ -483,6 +484,7 @@ class _View:
         self._done: dict[str, _Followed] = {}
         self._open: list[str] = []
         self._levels = 0
+        self._paths: list[str] | None = None
 
     def leaf(self, path: str) -> tuple[Any, str, bool] | None:
         """The tenant's leaf, else the base's, before references."""
@@ -532,10 +534,14 @@ class _View:
             return OPEN
         if self.tenant != BASE_TENANT and not self._configuration.complete:
             return OPEN
-        below = self._configuration.is_mapping(path) or any(
-            each.startswith(path + ".") and not leaf[2] for each, leaf in self._own.items()
-        )
+        below = self._configuration.is_mapping(path) or self._leads_on(path)
         raise _no_leaf(path, "a mapping; refer to its keys one by one" if below else "none")
+
+    def _leads_on(self, path: str) -> bool:
+        """Whether the tenant has leaves of its own below a path."""
+        if self._paths is None:
+            self._paths = sorted(each for each, leaf in self._own.items() if not leaf[2])
+        return _has_below(self._paths, path)
 
     def _follow(self, value: Any) -> _Followed:
         if value is OPEN:
@@ -632,6 +638,12 @@ def _speaks(document: Mapping[str, Any]) -> bool:
     return any(speaks(metadata.get(block)) for block in ("values", "environments", "tenants")) or (
         speaks(metadata.get("schema"))
     )
+
+
+def _has_below(paths: list[str], path: str) -> bool:
+    """Whether one of these sorted paths lies below another."""
+    start = bisect_left(paths, path + ".")
+    return start < len(paths) and paths[start].startswith(path + ".")
 
 
 def _lies_in(path: str, name: str) -> bool:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Final
 
 from control_plane.configs.layers import (
@@ -52,6 +53,9 @@ MAX_LISTED: Final = 10
 
 MAX_COUNTED: Final = 1_000
 """How many it counts; whoever has more wrong than that need not know how much more."""
+
+MAX_EXAMINED: Final = 5_000
+"""Problems of one namespace that are looked at: for most tenants they are at the same places."""
 
 Place = Callable[[str, Path], str]
 """Where a document's path is written, as ``file:line:column: ``; empty when that is not known."""
@@ -94,13 +98,14 @@ def check_config(document: dict[str, Any], what: str, environment: str | None) -
     if "schema" in metadata:
         _check_work(metadata, leaves, own, what)
     alone: Documents = (document, [])
-    found: list[Problem] = []
-    for each in own:
+
+    def in_environment(environment: str | None) -> Iterator[Problem]:
         configuration = Configuration(
-            each, lambda asked: alone if asked == name else None, complete=False
+            environment, lambda asked: alone if asked == name else None, complete=False
         )
-        found.extend(_problems(configuration, name, alone))
-    refuse(found, what=what)
+        return problems(configuration, name, alone)
+
+    refuse(chain.from_iterable(map(in_environment, own)), what=what)
 
 
 def validate_config(
@@ -108,7 +113,6 @@ def validate_config(
     tenant_documents: Iterable[Mapping[str, Any]],
     environment: str | None,
     *,
-    what: str | None = None,
     others: Callable[[str], Documents | None] | None = None,
 ) -> None:
     """Refuse a namespace whose merged values for one environment break the base's own schema.
@@ -129,7 +133,7 @@ def validate_config(
         lambda asked: documents if asked == name else others(asked) if others else None,
         complete=others is not None,
     )
-    refuse(problems(configuration, name, documents), what=what)
+    refuse(problems(configuration, name, documents))
 
 
 def check_together(documents: Mapping[str, Mapping[str, Any]], place: Place | None = None) -> None:
@@ -200,7 +204,8 @@ def problems(
     ``unfollowed`` a reference that leads nowhere is a problem, else it is left open.
     """
     seen: set[tuple[str, Path]] = set()
-    for problem in _problems(configuration, name, documents, tenants, unfollowed):
+    found = _problems(configuration, name, documents, tenants, unfollowed)
+    for problem in islice(found, MAX_EXAMINED):
         if (problem.document, problem.path) not in seen:
             seen.add((problem.document, problem.path))
             yield problem
@@ -209,7 +214,7 @@ def problems(
 def refuse(
     found: Iterable[Problem], *, what: str | None = None, place: Place | None = None
 ) -> None:
-    """Raise for problems, if there are any; ``what`` is another name for the first one's document.
+    """Raise for problems, if there are any; ``what`` is what the document in hand is called.
 
     Raises:
         ManifestInvalid: with the path to the first, listing the next and counting the others.
@@ -222,9 +227,7 @@ def refuse(
     if not distinct:
         return
     first, *rest = distinct.values()
-    line = first.line(place)
-    if what is not None and place is None and first.document.partition("@")[0] in what:
-        line = f"{what}: {first.sentence}"
+    line = first.line(place) if what is None else f"{what}: {first.sentence}"
     if rest:
         more = f"at least {MAX_COUNTED}" if len(rest) >= MAX_COUNTED else str(len(rest))
         listed = [problem.line(place) for problem in rest[: MAX_LISTED - 1]]
@@ -268,11 +271,11 @@ def _problems(
 def _check_judged(configuration: Configuration, name: str, tenants: Collection[str] | None) -> None:
     """Refuse what other namespaces' tenants would multiply past the bound."""
     judged = len(configuration.tenants(name) if tenants is None else tenants) + 1
-    merged = judged * configuration.count(name)
+    merged = judged * configuration.weight(name)
     if merged > MAX_MERGED_LEAVES:
         raise ManifestInvalid(
-            f"config/{name}: expected at most {MAX_MERGED_LEAVES} leaves when every tenant of what"
-            f" it refers to is merged, found {merged}; refer from a smaller config",
+            f"config/{name}: expected at most {MAX_MERGED_LEAVES} leaves and references when every"
+            f" tenant of what it refers to is merged, found {merged}; refer from a smaller config",
             ("metadata",),
             f"config/{name}",
         )

@@ -75,6 +75,9 @@ from control_plane.replica.resolution import Offered, resolve
 
 MAX_STORED_BYTES = 32 << 20
 
+MAX_WARNINGS = 10
+"""Leaves of one namespace that are named in the log when they cannot be made out."""
+
 Leaves = dict[tuple[str, str], Leaf]
 """The leaves of one namespace by tenant and path."""
 
@@ -314,8 +317,13 @@ class Materialiser:
 
         old, new = before.leaves(name, was_unknown), after.leaves(name, is_unknown)
         _rewrite_leaves(serving, old, new, unknown, set(failed))
-        for error in failed.values():
+        for error in list(failed.values())[:MAX_WARNINGS]:
             logger.warning("last good value stays: %s", error)
+        if len(failed) > MAX_WARNINGS:
+            logger.warning(
+                "last good values stay: config/%s has %d more leaves like these",
+                name, len(failed) - MAX_WARNINGS,
+            )  # fmt: skip
 
     def _read_mentions(self, serving: Serving) -> Mentions:
         if self._mentions is not None:
