@@ -69,6 +69,12 @@ def test_nothing_is_known_where_nobody_counted_but_that_nothing_was_counted() ->
     assert changed_keys(Log(), 0, 1) is None
 
 
+def test_what_another_commit_left_in_a_slot_is_not_taken() -> None:
+    log = Log()
+    note_changes(log, [b"a"])
+    assert changed_keys(log, SLOTS, SLOTS + 1) is None
+
+
 def test_the_slots_stay_as_many_as_they_are() -> None:
     log = Log()
     for _ in range(3 * SLOTS):
