@@ -84,6 +84,7 @@ CALLS = {
         "close": "",
         "get": "key, default=<no value>, environment=None, tenant_id=None",
         "load_environment": "name",
+        "origin": "key, environment=None, tenant_id=None",
         "refresh": "",
         "section": "prefix, tenant_id=None",
         "snapshot": "prefix=(), tenant_id=None",
