@@ -11,8 +11,8 @@
 - References are followed after all layers are merged, for each environment and tenant: what a
   tenant sees is made of that tenant's values, in whichever namespace they are.
 - References that lead back to where they began are an error, and so are more than 32 on end, text
-  of more than 1 MiB, values of more than 64 levels, and 64 MiB of values that references make in
-  one namespace.
+  of more than 1,000 parts or 1 MiB, values of more than 64 levels, and 64 MiB of values that
+  references make in one namespace.
 
 A reference into a namespace nobody here knows is *open*: the text stays, and says so. Nothing here
 opens a file.
@@ -39,6 +39,7 @@ START: Final = "${"
 ESCAPE: Final = "$${"
 END: Final = "}"
 MAX_CHAIN: Final = 32
+MAX_PARTS: Final = 1_000
 MAX_TEXT_CHARACTERS: Final = 1 << 20
 MAX_MADE_CHARACTERS: Final = 64 << 20
 
@@ -80,6 +81,8 @@ def parts(text: str) -> list[Part]:
             )
         found.append((path,))
         done = end + 1
+        if len(found) > MAX_PARTS:
+            raise ManifestInvalid(f"expected text of at most {MAX_PARTS} parts, found more")
     if done < len(text) or not found:
         found.append(text[done:])
     return found
@@ -315,12 +318,13 @@ class Configuration:
             self._reach[name] = tuple(found.values())
         return self._reach[name]
 
-    def weight(self, name: str) -> int:
-        """How many leaves and references the base of a namespace has."""
+    def weight(self, name: str, *, whole: bool) -> int:
+        """How many references the base of a namespace has, and leaves too if it is ``whole``."""
         namespace = self._namespace(name)
         if namespace is None:
             return 0
-        return len(namespace.base) + sum(map(len, namespace.referring.values()))
+        leaves = len(namespace.base) if whole else 0
+        return leaves + sum(map(len, namespace.referring.values()))
 
     def known(self, name: str) -> bool:
         """Whether the namespace's manifests are at hand; one may have none."""

@@ -243,6 +243,9 @@ def _problems(
     unfollowed: bool = True,
 ) -> Iterator[Problem]:
     base = documents[0]
+    judged = base is not None and "schema" in base["metadata"]
+    if configuration.speaks(name):
+        _check_judged(configuration, name, tenants, whole=judged)
     if unfollowed and configuration.speaks(name):
         broken = []
 
@@ -255,10 +258,8 @@ def _problems(
             # Values that cannot be made out cannot be judged either.
             yield from broken
             return
-    if base is None or "schema" not in base["metadata"]:
+    if base is None or not judged:
         return
-    if configuration.speaks(name):
-        _check_judged(configuration, name, tenants)
     compiled = _compiled(base)
     layers = _Layers(name, documents, configuration.environment)
     for tenant, values, left_open in configuration.trees(name, tenants, unfollowed=unfollowed):
@@ -268,10 +269,12 @@ def _problems(
                 yield layers.problem(tenant, finding)
 
 
-def _check_judged(configuration: Configuration, name: str, tenants: Collection[str] | None) -> None:
-    """Refuse what other namespaces' tenants would multiply past the bound."""
+def _check_judged(
+    configuration: Configuration, name: str, tenants: Collection[str] | None, *, whole: bool
+) -> None:
+    """Refuse what tenants would multiply past the bound: references, and the whole for a schema."""
     judged = len(configuration.tenants(name) if tenants is None else tenants) + 1
-    merged = judged * configuration.weight(name)
+    merged = judged * configuration.weight(name, whole=whole)
     if merged > MAX_MERGED_LEAVES:
         raise ManifestInvalid(
             f"config/{name}: expected at most {MAX_MERGED_LEAVES} leaves and references when every"
