@@ -151,7 +151,8 @@ class Generator:
             return {**clause, "attribute": "groups", "op": "in", "values": values}
         name, op, values = r.choice([
             ("country", "in", self._some([*SCALARS["country"], None, 5])),
-            ("country", r.choice(["startsWith", "endsWith", "contains"]), self._some(["D", "E", 1])),
+            ("country", r.choice(["startsWith", "endsWith", "contains"]),
+             self._some(["D", "E", 1])),
             ("seats", "in", self._some(SCALARS["seats"])),
             ("seats", r.choice(["lessThan", "lessThanOrEqual", "greaterThan",
                                 "greaterThanOrEqual"]), self._some([1, 5, 7.5, "x"])),

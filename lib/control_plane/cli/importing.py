@@ -32,9 +32,13 @@ _OPTIONS = (
         help="The folder; a flag goes to DIR/flags/NAME.yaml, a segment to DIR/segments.",
     ),
     click.option("--rename", is_flag=True, help="Make names of keys that are none, such as newUI."),
-    click.option("--partial", is_flag=True, help="Write what is in form though others are refused."),
+    click.option("--partial", is_flag=True, help="Write the rest though some are refused."),
     click.option("--replace", is_flag=True, help="Write over files that hold something else."),
     click.option("--json", "as_json", is_flag=True, help='Print one object with "format": 1.'),
+)  # fmt: skip
+_LISTS = click.option(
+    "--list", "lists", metavar="ATTRIBUTE", multiple=True,
+    help="An attribute that holds lists, such as groups; others are taken for single values.",
 )  # fmt: skip
 
 
@@ -72,10 +76,19 @@ def flagd(file: str, bucketing: str, rename: bool, **how: Any) -> int:
 
 @import_.command()
 @_importer
-@click.option(
-    "--list", "lists", metavar="ATTRIBUTE", multiple=True,
-    help="An attribute that holds lists, such as groups; others are taken for single values.",
-)  # fmt: skip
+@_LISTS
+def growthbook(file: str, lists: tuple[str, ...], rename: bool, **how: Any) -> int:
+    """Write one manifest for each feature of FILE, what GrowthBook's SDK endpoint answers."""
+    from control_plane.manifests.growthbook import import_growthbook
+
+    return _import(
+        file, lambda source: import_growthbook(source, lists=lists, rename=rename), **how
+    )
+
+
+@import_.command()
+@_importer
+@_LISTS
 def launchdarkly(file: str, lists: tuple[str, ...], rename: bool, **how: Any) -> int:
     """Write one manifest for each flag and segment of FILE, a flag-data file of LaunchDarkly's."""
     from control_plane.manifests.launchdarkly import import_launchdarkly
@@ -83,6 +96,18 @@ def launchdarkly(file: str, lists: tuple[str, ...], rename: bool, **how: Any) ->
     return _import(
         file, lambda source: import_launchdarkly(source, lists=lists, rename=rename), **how
     )
+
+
+@import_.command()
+@_importer
+def unleash(file: str, rename: bool, **how: Any) -> int:
+    """Write the manifests of each feature of FILE, what Unleash's API for clients answers.
+
+    A feature with variants has two: NAME, and NAME.variant for which one is served.
+    """
+    from control_plane.manifests.unleash import import_unleash
+
+    return _import(file, lambda source: import_unleash(source, rename=rename), **how)
 
 
 def _import(

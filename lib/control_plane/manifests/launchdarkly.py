@@ -106,6 +106,7 @@ class _File:
         self._changes: list[Problem] = []
         self._notes: dict[str, None] = {MAPPING: None}
         self._documents: dict[tuple[str, str], dict[str, Any]] = {}
+        self._places: dict[tuple[str, str], Path] = {}
 
     def imported(self) -> Imported:
         """The manifests, and what they do not say."""
@@ -141,6 +142,7 @@ class _File:
             self._problems.append(Problem(error.path, f"{kind} {key}: {error}"))
             return
         self._documents[kind, name] = document
+        self._places[kind, name] = where
         if clauses is not None:
             self._notes.update(dict.fromkeys(clauses.notes))
             texts = dict.fromkeys(clauses.changes)
@@ -172,17 +174,12 @@ class _File:
             for (kind, name), document in list(self._documents.items()):
                 for other in _asked(document["metadata"]):
                     if other not in self._documents or self._in_ring(name, other):
-                        ring = other in self._documents
-                        found = "a ring through it" if ring else "it refused"
-                        text = f"{kind} {name}: expected {' '.join(other)} imported, found {found}"
-                        self._problems.append(Problem(self._place(name), text))
+                        found = "a ring" if other in self._documents else "it refused"
+                        text = f"{kind} {name}: expected to ask {' '.join(other)}, found {found}"
+                        self._problems.append(Problem(self._places[kind, name], text))
                         del self._documents[kind, name]
                         pending = True
                         break
-
-    def _place(self, name: str) -> Path:
-        places = (w for key, (w, _) in self._flags.items() if self._name("flag", key, w) == name)
-        return next(places, ())
 
     def _in_ring(self, name: str, other: tuple[str, str]) -> bool:
         seen: set[tuple[str, str]] = set()
@@ -538,7 +535,8 @@ class _Flag:
         if not is_int(index) or not 0 <= index < len(self._names):
             expected = f"the number of a variation, 0 to {len(self._names) - 1}"
             raise refused(where, f"{expected}, found {index!r}")
-        return self._names[index]
+        name: str = self._names[index]
+        return name
 
 
 def _variant_names(values: list[Any], where: Path) -> list[str]:
