@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from control_plane.errors import InputInvalid, Refused, SignatureInvalid, TrustError
 from control_plane.log.canonical import sha256_hex
+from control_plane.log.fold import Head
 from control_plane.log.leaf import Leaf
 from control_plane.log.statements import Change, ChangeSet, Key
 from control_plane.log.steps import Accepted, BlobMissing
@@ -25,8 +26,10 @@ from control_plane.manifests.documents import content, signature_of
 from control_plane.manifests.validation import validate_blob
 from control_plane.names import VERSIONED_KINDS
 from control_plane.replica.apply import Checked, Materialiser, Serving, Unservable
+from control_plane.replica.authorship import Authored
+from control_plane.replica.format import head_key
 from control_plane.replica.held import SUPERSEDED, Held, HeldEntry, held_blob_key
-from control_plane.replica.plan import STAGED, Plan
+from control_plane.replica.plan import HEADS, STAGED, Plan
 from control_plane.trust.state import Policy, restore
 from control_plane_daemon.batch import Verified, read_changes
 from control_plane_daemon.commits import Commits
@@ -55,6 +58,11 @@ class Entries:
         """The held entries; only this object and a plan of its making change them."""
         return self._materialiser.held
 
+    @property
+    def namespaces_served(self) -> int:
+        """How often configuration was served since the start."""
+        return self._materialiser.namespaces_served
+
     # An entry in its turn
 
     def plan(self, accepted: Accepted, index: int, verified: Verified) -> Plan:
@@ -67,7 +75,8 @@ class Entries:
             return self._commits.plan()
         leaf = verified.data[index - verified.first]
         plan = self._commits.plan()
-        serving = self._materialiser.begin(plan, accepted.generation, accepted.heads)
+        authored = _authored(accepted.statement, accepted.key_ids, accepted.sequenced_at)
+        serving = self._materialiser.begin(plan, accepted.generation, accepted.heads, authored)
         try:
             superseded = self._demand.superseded(accepted.changes, verified, index)
             self._serve(serving, accepted.changes, accepted.policy, superseded)
@@ -118,7 +127,9 @@ class Entries:
         """Serve a held entry that lacks no blob; None when this node still cannot."""
         kept = {digest: self._kept(digest) for digest in entry.kept}
         plan = self._commits.plan()
-        serving = self._materialiser.begin(plan, entry.generation, entry.keys)
+        serving = self._materialiser.begin(
+            plan, entry.generation, entry.keys, _held_author(plan, entry)
+        )
         try:
             # The policy in force at the entry's own index judges it, however late that is.
             policy = restore(kept[entry.root], kept[entry.targets])
@@ -193,6 +204,21 @@ def _check_author(change: Change, document: Mapping[str, Any], policy: Policy) -
             " none; sign it with 'control-plane sign'"
         )
     policy.author(change.kind, change.name, *signature, content(document))
+
+
+def _authored(statement: object, key_ids: tuple[str, ...], sequenced_at: int) -> Authored | None:
+    if not isinstance(statement, ChangeSet):
+        return None
+    return Authored(statement.reason, statement.verb, key_ids, sequenced_at)
+
+
+def _held_author(plan: Plan, entry: HeldEntry) -> Authored | None:
+    """What the author of a held entry said; whose keys counted stands in the heads it left."""
+    leaf = Leaf.decode(entry.leaf)
+    found = (plan.get(HEADS, head_key(*key)) for key in entry.keys)
+    heads = [Head.decode(data) for data in found if data is not None]
+    key_ids = next((head.key_ids for head in heads if head.generation == entry.generation), ())
+    return _authored(ChangeSet.from_payload(leaf.envelope.payload), key_ids, leaf.sequenced_at)
 
 
 def _held_entry(

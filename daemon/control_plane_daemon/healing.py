@@ -2,6 +2,8 @@
 
 - They are tried when a blob they lacked has come, and once at the start, where a newer version may
   understand what an older one held.
+- Those that hold configuration are tried when other configuration was served: what they are merged
+  with, or refer to, may be what they waited for.
 - They are tried when newer entries took keys from one and it lacks nothing any more: what kept the
   rest of a change set from being served may have been superseded in a later answer, or epoch, and
   its blob deleted since.
@@ -41,6 +43,7 @@ class Healing:
         self._entries = entries
         self._turn = 0
         self._keys = self._held_keys()
+        self._namespaces_served = entries.namespaces_served
 
     def is_loosened(self) -> bool:
         """Whether newer entries, since this was last asked, took from an entry all that it lacked.
@@ -48,6 +51,12 @@ class Healing:
         One that was not there then is not counted: it was judged with what is at hand now.
         """
         before, self._keys = self._keys, self._held_keys()
+        served, self._namespaces_served = self._namespaces_served, self._entries.namespaces_served
+        if served != self._namespaces_served and any(
+            not entry.missing and any(key.kind == "config" for key in entry.keys)
+            for entry in self._entries.held.entries.values()
+        ):
+            return True
         return any(
             not self._entries.held.entries[generation].missing
             and before.get(generation, keys) != keys

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
+    from typing import Any
 
     from control_plane.replica.reader import Replica, View
 
@@ -64,6 +65,10 @@ class TrustedReplica:
             view.close()
             raise
         return view
+
+    def database(self, name: str) -> Any:
+        """As `Replica.database`."""
+        return self._replica.database(name)
 
     def _check(self) -> None:
         if _is_development(self.words):

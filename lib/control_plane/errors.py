@@ -12,6 +12,7 @@
     ├── InputInvalid                  mend the input: it was refused and changed nothing
     │   ├── SyntaxInvalid             bytes that are not the YAML, JSON, note or envelope expected
     │   ├── ManifestInvalid           a document that breaks its kind's schema or rules
+    │   ├── SettingsInvalid           configuration that does not fit the class bound to it
     │   └── StatementInvalid          a change set, trust, snapshot or epoch statement out of form
     ├── NotFound                      ask for something else
     │   └── KeyNotFoundError          a configuration key (also a KeyError)
@@ -116,9 +117,23 @@ class SyntaxInvalid(InputInvalid):
 
 
 class ManifestInvalid(InputInvalid):
-    """A document that breaks a rule of its kind; ``path`` leads to the place inside it."""
+    """A document that breaks a rule of its kind; ``path`` leads to the place inside it.
+
+    ``document`` names it (``config/database@acme``) where it may be another than the one in hand.
+    """
 
     code = "manifest_invalid"
+
+    def __init__(self, message: str, path: tuple[str | int, ...] = (), document: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.document = document
+
+
+class SettingsInvalid(InputInvalid):
+    """Configuration that does not fit the class bound to it; ``path`` leads to the value."""
+
+    code = "settings_invalid"
 
     def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)

@@ -16,9 +16,9 @@ What this module decides, in this order; the first rule that fails is the answer
  6. every blob named is at hand in this environment, with its digest;
  7. the log's own rules, steps 5 to 7, by the same function every node runs;
  8. every document is what its change says and obeys its kind's schema and limits, agents and
-    tools carry their author's signature, a segment's shards hold the members they must, the
-    documents of a configuration's namespace still fit the schema of its base together, and no flag
-    asks itself round through others.
+    tools carry their author's signature, a segment's shards hold the members they must, all
+    configuration that the set can change still fits its schemas and finds what it refers to, and no
+    flag asks itself round through others.
 
 Nothing here writes; readers and the time are arguments.
 """
@@ -26,14 +26,12 @@ Nothing here writes; readers and the time are arguments.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 
-from control_plane.configs.layers import tenant_of
 from control_plane.errors import (
     ChecksumMismatch,
     Conflict,
@@ -63,11 +61,11 @@ from control_plane.manifests.validation import (
     max_bytes,
     signature_of,
     validate_blob,
-    validate_config,
 )
 from control_plane.names import MAX_LEAF_BYTES, VERSIONED_KINDS
 from control_plane.replica.compile import check_shards
 from control_plane.trust.state import Policy
+from control_plane_store.namespaces import check_namespaces
 from control_plane_store.prerequisites import check_rings
 
 MAX_AHEAD_MS = 300_000
@@ -113,6 +111,8 @@ class Surroundings:
     heads: Callable[[tuple[Key, ...]], Mapping[Key, Head]]
     tenants: Callable[[str], Mapping[Key, Head]]
     """The heads of a configuration namespace's tenant manifests, ``database@…``."""
+    mentions: Callable[[], Iterable[tuple[str, frozenset[str]]]]
+    """The live configs whose text refers to others: names, and the namespaces they mention."""
     blob: Callable[[str], bytes | None]
 
 
@@ -399,38 +399,13 @@ def _check_documents(
             _check_shard(change, data, manifest)
     for name in sorted({change.name for change in changes if change.kind == "segment"}):
         _check_shards(name, changes, documents, heads, around)
-    for name in sorted({tenant_of(each.name)[0] for each in changes if each.kind == "config"}):
-        _check_namespace(name, changes, documents, around)
+    check_namespaces(changes, documents, around)
     check_rings(
         documents,
         {change.key for change in changes if change.action == "delete"},
         lambda key: _live_document(key, around.heads((key,)).get(key), around),
         around.environment,
     )
-
-
-def _check_namespace(
-    name: str, changes: tuple[Change, ...], documents: Mapping[Key, Json], around: Surroundings
-) -> None:
-    """What each node will merge fits the base's schema: else it would be held everywhere.
-
-    A tenant is judged with the base alone, since it changes nobody else's values; a new base is
-    judged with all its tenants.
-    """
-    key = Key("config", name)
-    gone = {change.key for change in changes if change.action == "delete"}
-    base = None if key in gone else documents.get(key)
-    if base is None and key not in gone:
-        base = _live_document(key, around.heads((key,)).get(key), around)
-    if not isinstance(base, dict) or "schema" not in _metadata(base):
-        return
-    tenants = {each: found for each, found in documents.items() if each.name.startswith(f"{name}@")}
-    if key in documents:
-        for each, head in around.tenants(name).items():
-            if each not in gone and each not in tenants:
-                tenants[each] = _live_document(each, head, around)
-    own: Any = [tenants[each] for each in sorted(tenants) if tenants[each] is not None]
-    validate_config(base, own, around.environment)
 
 
 def _live_document(key: Key, head: Head | None, around: Surroundings) -> Json:

@@ -64,6 +64,7 @@ from control_plane_store.admission import Surroundings, Waiting, admit, check_or
 from control_plane_store.audit import Audit
 from control_plane_store.database import Database
 from control_plane_store.gathering import gathered, keep_waiting
+from control_plane_store.namespaces import MentionsKept
 from control_plane_store.soundness import check_grown, check_tree, policy_at_end
 from control_plane_store.transactions import Log, PendingRow, Snapshot, Transaction
 
@@ -188,6 +189,7 @@ class Sequencer:
         self._signers: dict[str, LogSigner] = {}
         self._audit = audit
         self._now_ms = now_ms
+        self._mentions = MentionsKept()
         self._published = published
         self._monotonic = monotonic
         self._thread: threading.Thread | None = None
@@ -598,6 +600,9 @@ class Sequencer:
         def heads(keys: tuple[Key, ...]) -> dict[Key, Head]:
             return {key: row.head for key, row in transaction.heads(log, keys).items()}
 
+        def transaction_blob(digest: str) -> bytes | None:
+            return transaction.held_blob(log.environment, digest)
+
         return Surroundings(
             origin=log.origin,
             environment=log.environment,
@@ -609,7 +614,10 @@ class Sequencer:
                 row.key: row.head
                 for row in transaction.heads_from(log, f"config\0{namespace}@".encode())
             },
-            blob=lambda digest: transaction.held_blob(log.environment, digest),
+            mentions=lambda: self._mentions.of(
+                transaction.live_digests(log, "config"), transaction_blob
+            ),
+            blob=transaction_blob,
         )
 
     def _append(self, batch: _Batch, log: Log, entry: epochs.Entry) -> Receipt:

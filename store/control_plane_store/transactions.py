@@ -77,6 +77,12 @@ _EPOCHS = (
 _HEADS = select(HEADS.c.key, HEADS.c.head, HEADS.c.change).where(
     HEADS.c.log == bindparam("log"), HEADS.c.key.in_(bindparam("keys", expanding=True))
 )
+_LIVE_DIGESTS = (
+    select(HEADS.c.key, HEADS.c.digest)
+    .where(HEADS.c.log == bindparam("log"), HEADS.c.digest != "")
+    .where(HEADS.c.key >= bindparam("first"), HEADS.c.key < bindparam("stop"))
+    .order_by(HEADS.c.key)
+)
 _HEAD_DIGESTS = (
     select(HEADS.c.generation, HEADS.c.digest)
     .where(HEADS.c.log == bindparam("log"), HEADS.c.digest != "")
@@ -296,6 +302,14 @@ class Snapshot:
             .limit(limit)
         )
         return [_head_row(row) for row in self.connection.execute(query)]
+
+    def live_digests(self, log: Log, kind: str) -> list[tuple[str, str]]:
+        """Name and digest of every live head of a kind without parts, in order of names."""
+        rows = self.connection.execute(
+            _LIVE_DIGESTS,
+            {"log": log.id, "first": f"{kind}\0".encode(), "stop": f"{kind}\1".encode()},
+        )
+        return [(bytes(key).split(b"\0")[1].decode(), digest) for key, digest in rows]
 
     def head_digests(self, log: Log, first: int, stop: int) -> list[tuple[int, str]]:
         """(index, digest) of live heads that the entries first..stop made, in their order."""

@@ -9,13 +9,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from control_plane.configs import watch as watch_module
+from control_plane.configs.merged import merged_value
 from control_plane.configs.settings import ConfigManager
 from control_plane.configs.watch import Change
+from control_plane.replica import waiting
+from control_plane.replica.changed import MAX_NAMED_KEYS, SLOTS
 
 WAIT_SECONDS = 10
 
@@ -138,20 +142,28 @@ def test_true_is_not_one(stocked: Any, heard: Heard) -> None:
     assert heard.next().new == {"a": True}
 
 
-def test_a_callback_that_raises_is_logged_and_disturbs_nobody(
+def test_a_callback_that_raises_disturbs_nobody_and_each_error_is_logged_once(
     stocked: Any, heard: Heard, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(change: Change) -> None:
-        raise RuntimeError("boom")
+        if change.new == "well":
+            return
+        if change.new.startswith("u"):
+            raise RuntimeError(f"boom {change.new}")
+        raise ValueError("another")
 
     config = stocked.client().config
     config.watch("database.url", broken)
     config.watch("database.url", heard)
     with caplog.at_level(logging.ERROR, logger="control_plane"):
-        for url in ("u1", "u2"):
+        for url in ("u1", "u2", "v", "well", "v"):
             stocked.config("database", {"url": url})
             assert heard.next().new == url
-    assert [record.exc_info[0] for record in caplog.records] == [RuntimeError] * 2
+    assert [record.exc_info[0] for record in caplog.records] == [
+        RuntimeError,
+        ValueError,
+        ValueError,
+    ]
 
 
 def test_log_lines_of_watches_are_printable_and_bounded(
@@ -172,7 +184,7 @@ def test_log_lines_of_watches_are_printable_and_bounded(
         stocked.config("database", {**dict.fromkeys(names, 1), "url": "u1"})
         heard.next()
         damage(names[0].encode())
-        stocked.config("database", {**dict.fromkeys(names, 1), "url": "u2"})
+        stocked.config("database", {**dict.fromkeys(names, 2), "url": "u2"})
         heard.next()
     lines = [record.getMessage() for record in caplog.records]
     assert [name for name in ("the callback raised", "a look failed") if name in str(lines)] == [
@@ -275,28 +287,209 @@ def test_a_replica_that_appears_later_is_a_change(node: Any, heard: Heard) -> No
 def test_without_inotify_it_polls(
     stocked: Any, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_module, "_open_inotify", lambda: (None, -1))
+    monkeypatch.setattr(waiting, "_open_inotify", lambda: (None, -1))
     stocked.client().config.watch("database.url", heard)
     stocked.config("database", {"url": "u1"})
     assert heard.next().new == "u1"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_child_watches_again_after_its_next_watch(
+def test_a_forked_child_watches_on_in_a_thread_of_its_own(
     stocked: Any, heard: Heard, in_child: Callable[..., str]
 ) -> None:
-    config = stocked.client().config
-    config.watch("database.url", heard)
+    stocked.client().config.watch("database.url", heard)
 
     def child() -> object:
-        inherited = watching_threads()
-        config.watch("limits", Heard())
-        # The inherited watch tells what was published since the fork.
-        return inherited, heard.next().new
+        return watching_threads(), heard.next().new
 
     told = in_child(child, lambda: stocked.config("database", {"url": "after the fork"}))
-    assert told == "([], 'after the fork')"
+    assert told == "(['control-plane-watch'], 'after the fork')"
     assert heard.next().new == "after the fork"
     stocked.config("database", {"url": "later"})
     assert heard.next().new == "later"
     assert heard.nothing_more()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_during_a_callback_leaves_the_child_what_was_not_called_to_its_end(
+    stocked: Any, heard: Heard, in_child: Callable[..., str]
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    def slow(change: Change) -> None:
+        if os.getpid() == parent:
+            entered.set()
+            assert go_on.wait(WAIT_SECONDS)
+        heard(change)
+
+    config = stocked.client().config
+    config.watch("database.url", slow)
+    config.watch("database", heard)
+    stocked.config("database", {"url": "u1"})
+    assert entered.wait(WAIT_SECONDS)
+    told = in_child(lambda: [heard.next().key, heard.next().key, heard.nothing_more()])
+    go_on.set()
+    assert told == "['database.url', 'database', True]"
+    assert [heard.next().key, heard.next().key, heard.nothing_more()] == [
+        "database.url",
+        "database",
+        True,
+    ]
+
+
+@pytest.fixture
+def read_paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that watches read, as they read them."""
+    paths: list[str] = []
+
+    def reading(reader: Any, path: str, tenant: str) -> object:
+        paths.append(path)
+        return merged_value(reader, path, tenant)
+
+    monkeypatch.setattr(watch_module, "merged_value", reading)
+    return paths
+
+
+def test_a_change_reads_what_it_concerns_and_nothing_else(
+    stocked: Any, heard: Heard, read_paths: list[str]
+) -> None:
+    config = stocked.client().config
+    others = Heard()
+    for number in range(50):
+        config.watch(f"limits.a{number}", others)
+    config.watch("database.pool", others, tenant_id="acme")
+    config.watch("database", heard)
+    config.watch("database.url", heard, tenant_id="acme")
+    stocked.config("database", {"url": "u1"})
+    assert [others.next().key, heard.next().key, heard.next().key] == [
+        "database.pool",
+        "database",
+        "database.url",
+    ]
+    read_paths.clear()
+    stocked.config("database", {"url": "u2"})
+    assert [heard.next().key, heard.next().key] == ["database", "database.url"]
+    assert set(read_paths) == {"database", "database.url"}
+    assert others.nothing_more()
+
+
+def test_more_commits_than_are_remembered_are_still_one_change(stocked: Any, heard: Heard) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(change: Change) -> None:
+        heard(change)
+        entered.set()
+        assert go_on.wait(WAIT_SECONDS)
+
+    config = stocked.client().config
+    config.watch("database.url", slow)
+    config.watch("limits.a", heard)
+    stocked.config("database", {"url": "u1"})
+    assert entered.wait(WAIT_SECONDS)
+    last = stocked.config("limits", {"a": 1})
+    for number in range(SLOTS + 1):
+        stocked.config("other", {"a": number})
+    go_on.set()
+    changes = [heard.next(), heard.next()]
+    assert [(c.key, c.old, c.new) for c in changes] == [
+        ("database.url", "postgresql://db/app", "u1"),
+        ("limits.a", None, 1),
+    ]
+    assert changes[1].generation >= last
+    assert heard.nothing_more()
+
+
+def test_a_change_of_more_records_than_are_named_is_heard(stocked: Any, heard: Heard) -> None:
+    stocked.config("limits", {"a": 0})
+    stocked.client().config.watch("limits.a", heard)
+    many = {f"k{number}": number for number in range(MAX_NAMED_KEYS + 1)}
+    stocked.config("limits", {**many, "a": 1})
+    assert heard.next().new == 1
+
+
+def test_a_key_too_long_to_be_named_is_heard(stocked: Any, heard: Heard) -> None:
+    key = "k" * 1_000
+    stocked.client().config.watch(("limits", key), heard)
+    stocked.config("limits", {key: 1})
+    assert heard.next().new == 1
+
+
+def test_a_writer_that_counts_no_changes_is_heard_too(stocked: Any, heard: Heard) -> None:
+    stocked.client().config.watch("database.url", heard)
+    stocked.config("database", {"url": "u1"}, forget=True)
+    assert heard.next().new == "u1"
+    stocked.config("database", {"url": "u2"})
+    assert heard.next().new == "u2"
+    stocked.config("database", {"url": "u3"}, forget=True)
+    stocked.config("limits", {"a": 1})
+    assert heard.next().new == "u3"
+    assert heard.nothing_more()
+
+
+def test_it_goes_on_across_a_restarted_writer(stocked: Any, heard: Heard) -> None:
+    stocked.client().config.watch("database.url", heard)
+    stocked.config("database", {"url": "u1"})
+    assert heard.next().new == "u1"
+    generation = stocked.config("database", {"url": "u2"}, restart=True)
+    change = heard.next()
+    assert (change.old, change.new, change.generation) == ("u1", "u2", generation)
+    assert heard.nothing_more()
+
+
+def test_a_value_that_an_override_hides_does_not_change(
+    stocked: Any, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTROL_PLANE__DATABASE__URL", "sqlite://")
+    with ConfigManager(
+        replica=str(stocked.root), environment="production", allow_environment_overrides=True
+    ) as config:
+        config.watch("database.url", heard)
+        config.watch("database.more", heard)
+        stocked.config("database", {"url": "hidden", "more": 1})
+        assert heard.next().key == "database.more"
+        assert heard.nothing_more()
+
+
+def test_ten_thousand_watches_are_made_and_closed_without_reading_each_other(
+    stocked: Any, heard: Heard, read_paths: list[str]
+) -> None:
+    config = stocked.client().config
+    watches = [config.watch(f"limits.a{number}", heard) for number in range(10_000)]
+    for watch in watches[1:]:
+        watch.close()
+    stocked.config("limits", {"a0": 1, "a1": 1})
+    assert heard.next().key == "limits.a0"
+    assert len(read_paths) < 40_000
+    [group] = config._watcher._groups.values()
+    assert len(group.watches) == 1
+    assert set(group.places) == {"limits.a0"}
+    assert heard.nothing_more()
+
+
+def test_a_caller_may_have_changes_delivered_in_its_own_thread(stocked: Any) -> None:
+    config = stocked.client().config
+    told: list[object] = []
+
+    def callback(change: Change) -> None:
+        # From inside a callback it does nothing: its caller goes on.
+        config._watcher.deliver()
+        told.append(change.new)
+
+    config.watch("database.url", callback)
+    for url in ("u1", "u2", "u3"):
+        stocked.config("database", {"url": url})
+        config._watcher.deliver()
+        assert told[-1] == url
+    assert told == ["u1", "u2", "u3"]
+
+
+def test_closing_the_manager_leaves_no_thread_and_no_descriptor(stocked: Any, heard: Heard) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with ConfigManager(replica=str(stocked.root), environment="production") as config:
+        config.watch("database.url", heard)
+        stocked.config("database", {"url": "u1"})
+        heard.next()
+        assert len(list(Path("/proc/self/fd").iterdir())) > before
+    assert watching_threads() == []
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before

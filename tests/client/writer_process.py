@@ -1,8 +1,10 @@
 """The writing side of the client tests: a process that is the one writer of each folder it is told.
 
 One JSON object a line: ``folder``, ``calls`` ([name of a method of Documents, its arguments] …),
-``swap`` (rebuild beside and swap in), ``state`` (bits), ``checkpoint`` (seconds). Each line that
-holds calls is one generation. The answer is ``{"generation": …}``.
+``swap`` (rebuild beside and swap in), ``restart`` (a new writer first), ``forget`` (do not count
+which configuration records change, as versions did that knew of no count), ``state`` (bits),
+``checkpoint`` (seconds). Each line that holds calls is one generation. The answer is
+``{"generation": …}``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from control_plane.replica.writer import ReplicaWriter
+from control_plane.replica.writer import ReplicaWriter, WriteTransaction
 from control_plane.testing.documents import Body, Documents
 
 
@@ -20,7 +22,8 @@ class Writing:
     """One folder, its writer, and what was written last."""
 
     def __init__(self, folder: Path, development: bool) -> None:
-        self.writer = ReplicaWriter.open(str(folder), sync=False, development=development)
+        self._place = {"folder": str(folder), "sync": False, "development": development}
+        self.writer = ReplicaWriter.open(**self._place)
         self.documents = Documents(folder.name)
         self.written: dict[bytes, Body] = {}
         self.generation = 0
@@ -28,11 +31,14 @@ class Writing:
     def obey(self, order: dict[str, Any]) -> None:
         for method, arguments in order.get("calls", ()):
             self.documents = getattr(self.documents, method)(*arguments)
+        if order.get("restart"):
+            self.writer.close()
+            self.writer = ReplicaWriter.open(**self._place)
         if order.get("swap"):
             self.writer.rebuild()
             self.written = {}
         if order.get("calls") or order.get("swap"):
-            self.commit()
+            self.commit(order.get("forget", False))
         if order.get("swap"):
             self.writer.swap()
         if "state" in order:
@@ -41,7 +47,7 @@ class Writing:
             self.writer.set_checkpoint_time(order["checkpoint"])
         self.writer.tend()
 
-    def commit(self) -> None:
+    def commit(self, forget: bool) -> None:
         self.generation += 1
         records = self.documents.records(self.generation, self.written)
         with self.writer.write() as transaction:
@@ -57,7 +63,13 @@ class Writing:
                         served_generation=self.generation,
                     )
             transaction.generation = self.generation
+            if forget:
+                _forget(transaction)
         self.written = records
+
+
+def _forget(transaction: WriteTransaction) -> None:
+    transaction._configs.clear()
 
 
 def main() -> None:

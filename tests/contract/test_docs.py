@@ -89,9 +89,9 @@ def usages() -> set[tuple[str, str]]:
 
 GROUPS = {"flag", "import", "keys", "log", "replica", "schema", "segment", "store", "token"}
 VERBS = {
-    "apply", "approve", "daemon", "delete", "demo", "diff", "doctor", "eval", "get", "history",
-    "init", "kill", "lint", "list", "pending", "promote", "pull", "revert", "sign", "status",
-    "submit", "unkill", "up", "verify",
+    "apply", "approve", "codegen", "daemon", "delete", "demo", "diff", "doctor", "eval", "get",
+    "history", "init", "kill", "lint", "list", "pending", "promote", "pull", "revert", "sign",
+    "status", "submit", "unkill", "up", "verify",
 } | GROUPS  # fmt: skip
 
 

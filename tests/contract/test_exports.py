@@ -19,10 +19,20 @@ EXPORTS = {
         "RegistryManager", "ReplicaUnavailable", "TrustError", "Unavailable",
         "UnsupportedPlatformError", "ViewExpired", "WaitTimeout", "__version__",
     ],
+    "control_plane.integrations.asgi": ["ControlPlaneMiddleware"],
+    "control_plane.integrations.celery": ["TaskCarrier", "connect"],
+    "control_plane.integrations.current": [
+        "bind", "client", "config", "flags", "generation", "provide", "registry", "request",
+        "snapshots", "using", "view",
+    ],
+    "control_plane.integrations.fastapi": [
+        "Config", "ControlPlaneMiddleware", "Flags", "Registry", "request_config",
+        "request_flags", "request_registry",
+    ],
     "control_plane.publish": [
         "Proposal", "Publisher", "SignedChange", "StoreClient", "Submission",
     ],
-    "control_plane.testing": ["ReplicaKit", "replica"],
+    "control_plane.testing": ["Clock", "Evaluations", "ReplicaKit", "replica"],
 }  # fmt: skip
 
 WHO = "user_id=None, tenant_id=None, context=None"
@@ -67,11 +77,14 @@ CALLS = {
     },
     "ConfigManager": {
         "__init__": f"{MANAGER}, allow_environment_overrides=False",
+        "bind": "model, prefix=(), tenant_id=None",
+        "changes": "prefix, tenant_id=None",
         "close": "",
         "get": "key, default=<no value>, environment=None, tenant_id=None",
         "load_environment": "name",
         "refresh": "",
-        "section": "prefix",
+        "section": "prefix, tenant_id=None",
+        "snapshot": "prefix=(), tenant_id=None",
         "watch": "prefix, callback, tenant_id=None",
     },
     "RegistryManager": {

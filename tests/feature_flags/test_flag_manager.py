@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -210,6 +211,37 @@ def test_typed_getters_convert_numbers_and_refuse_the_rest(node: Node) -> None:
     assert flags.evaluate("text", 1).error_code == "TYPE_MISMATCH"
     assert flags.is_enabled("text", default=True) is True
     assert flags.value("text", None) == "t"
+
+
+def test_times_may_be_datetimes_with_an_offset(node: Node) -> None:
+    rule = {"name": "new", "when": {"joined": {"after": "2026-01-31T12:00:00Z"}}, "serve": "on"}
+    node.put("f", {**OFF, "rules": [rule]})
+    node.put("tags", {**OFF, "rules": [{**rule, "when": {"tag": {"in": ["a"]}, **rule["when"]}}]})
+    flags = node.manager()
+    noon = datetime(2026, 1, 31, 13, tzinfo=timezone(timedelta(hours=1)))
+    assert not flags.is_enabled("f", context={"joined": noon})
+    later = noon + timedelta(seconds=1)
+    assert flags.is_enabled("f", context={"joined": later})
+    assert not flags.is_enabled("f", context={"joined": later.replace(tzinfo=None)})
+
+    class Unhashable(str):
+        __hash__ = None  # type: ignore[assignment]
+
+    # The second evaluation, which is of plain values only.
+    assert flags.is_enabled("tags", context={"tag": Unhashable("a"), "joined": later})
+
+
+def test_what_was_decided_is_told_without_being_counted(node: Node) -> None:
+    generation = node.put("f", {**ON, "flag_metadata": {"team": "growth"}})
+    flags = FeatureFlagManager(replica=node.root, environment="production", counting=True)
+    with flags:
+        details, told = flags.decided("f")
+        assert details == (True, "on", "STATIC", None, None, generation)
+        assert told == {"team": "growth"}
+        assert flags.counts() == {}
+        for _ in range(3):
+            flags.count("f", "on")
+        assert flags.counts() == {("f", "on"): 3}
 
 
 def test_what_a_caller_does_to_a_value_stays_with_the_caller(node: Node) -> None:

@@ -47,8 +47,11 @@ def test_a_hash_is_found_wherever_it_lies_and_no_other(
     packed = b"".join(sorted(hashes | even))
 
     def holds(wanted: bytes) -> bool:
-        place = int.from_bytes(wanted[:8], "big") << bits & 0xFFFFFFFFFFFFFFFF
-        return _holds(packed, wanted, place)
+        place = int.from_bytes(wanted[:8], "big") >> (32 - bits) & 0xFFFFFFFF
+        found = _holds(packed, wanted, place, 0)
+        # What stands before the first hash counts for nothing.
+        assert _holds(wanted * 2 + packed, wanted, place, 32) is found
+        return found
 
     assert all(holds(wanted) for wanted in [*hashes, *list(even)[:40]])
     assert holds(stranger) is (stranger in hashes | even)

@@ -314,7 +314,7 @@ def _replica_targets(folder: Path) -> dict[str, Target]:
                              "msgpack", corrupt),
         "config record": Target(
             lambda data: merged._decode(*_record(format.CONFIG, data, "", "database.url")),
-            [leaf_body("database.url", ("u", "base", False), 3)], "msgpack", corrupt),
+            [leaf_body("database.url", ("u", "base", False, ()), 3)], "msgpack", corrupt),
         "registry record": Target(
             lambda data: registry_manager._body(*_record(format.CHANNEL, data, "agent", "a", "c")),
             [msgpack.packb({"version": "1.0.0"}), msgpack.packb({"status": "yanked"}),

@@ -179,9 +179,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "reserved key": ("config", {"values": {"url": "x", "pool": {"$sealed": "s"}}},
         'config/database: expected a key without a leading $, found "$sealed"'
         " at metadata.values.pool.$sealed; such keys are reserved"),
-    "reserved text": ("config", {"values": {"url": "x", "list": ["a ${b}"]}},
-        'config/database: expected text without ${, found "a ${b}" at metadata.values.list[0];'
-        " references are reserved"),
+    "no reference": ("config", {"values": {"url": "x", "list": ["a ${b}"]}},
+        "config/database: expected a reference such as ${database.url}, found ${b}"
+        " at metadata.values.list[0]; write $${ for the text ${"),
     "tenant not NFC": ("config", {"tenants": {"a\u0301": {}}},
         "config/database: expected a tenant id of 1 to 128 bytes, NFC, without control characters,"
         ' found "a\u0301" at metadata.tenants.a\u0301'),

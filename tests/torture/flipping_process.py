@@ -1,4 +1,4 @@
-"""A writer at full speed that flips what a flag asks for, and the flag, in one commit each.
+"""A writer that flips what a flag asks for, and the flag, in one commit each.
 
 Commit i (generation i) is *on* where i is even. On and off alternate in ``base`` (the variant it
 serves), in the segments ``listed`` and ``sharded`` (who is a member: ANN or BOB), and in the rules
@@ -8,7 +8,9 @@ that ask for them, so that in every generation each of `ASKING` serves to ANN by
     bool-flag, bool-listed, bool-sharded        true; by their default false
 
 After the commit has returned it stores i in the ``published`` page: from then on an answer below i
-is stale. Arguments: folder, page, and how many times as fast its clock runs. SIGTERM ends it.
+is stale. It commits in bursts of 64 at full speed; between bursts it rests, if told to, while the
+answers of one table are given again and again. Arguments: folder, page, how many times as fast its
+clock runs, and the seconds to rest. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ ASKED = ("flag", "listed", "sharded")
 VALUES = tuple(f"value-{each}" for each in ASKED)
 BOOLS = tuple(f"bool-{each}" for each in ASKED)
 BITS = 3
+BURST = 64
 
 
 def records(number: int) -> dict[bytes, tuple[int, Any]]:
@@ -83,7 +86,7 @@ def store(change: WriteTransaction, number: int) -> None:
         change.put_record(key, kind, body, head_generation=number, served_generation=number)
 
 
-def main(folder: str, published: str, speed: float) -> None:
+def main(folder: str, published: str, speed: float, rest: float) -> None:
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     page = publish_page(published)
@@ -106,9 +109,9 @@ def main(folder: str, published: str, speed: float) -> None:
                 writer.tend()
             if number == 1:
                 print("ready", flush=True)
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS if number % BURST else rest)
     print(json.dumps({"commits": number}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))

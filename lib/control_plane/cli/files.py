@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from control_plane.errors import NotFound
+from control_plane.manifests.configs import check_together
 from control_plane.manifests.documents import reference
 from control_plane.manifests.loader import Document, document_files, load_file, load_paths
 from control_plane.manifests.validation import validate_document
@@ -40,7 +41,9 @@ def read_documents(paths: Iterable[str | Path]) -> list[DocumentFile]:
         SyntaxInvalid, ManifestInvalid: a document is out of form; the message names its file.
     """
     named = [Path(path) for path in paths]
-    found = [_checked(document) for document in _loaded(named)]
+    loaded = _loaded(named)
+    found = [_checked(document) for document in loaded]
+    _check_together(loaded)
     return sorted(found, key=lambda item: KIND_ORDER.index(item.document["kind"]))
 
 
@@ -70,6 +73,15 @@ def read_document(path: Path) -> DocumentFile:
 def _checked(document: Document) -> DocumentFile:
     validate_document(document)
     return DocumentFile(Path(document.source), document.value)
+
+
+def _check_together(loaded: list[Document]) -> None:
+    documents = {document.reference: document for document in loaded}
+
+    def place(name: str, path: tuple[str | int, ...]) -> str:
+        return f"{documents[name].place(path)}: "
+
+    check_together({name: document.value for name, document in documents.items()}, place)
 
 
 def _loaded(named: list[Path]) -> list[Document]:

@@ -54,6 +54,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "verify": ("signing:verify", "Check documents: form, checksum and signature."),
         "lint": ("linting:lint", "Advise on documents that are allowed and not meant."),
         "schema": ("signing:schema", "Print the JSON Schema of a kind."),
+        "codegen": ("codegen:codegen", "Write types of flags and keys for Python's checkers."),
         "import": ("importing:import_", "Make manifests of another system's definitions."),
         "keys": ("keys:keys", "Make keys and trust metadata."),
     },

@@ -9,6 +9,8 @@ Low to high, a later layer over an earlier one:
 5. ``database@T``         the tenant's own manifest: its ``values``, then its ``environments.E``
 
 - Two mappings merge key by key; anything else (a scalar, a list, null) replaces what is below it.
+- At a path that ``metadata.lists`` of the base names with ``append``, a list comes after the list
+  below it instead, a default's included. The leaf's layer is the highest that gave items.
 - A leaf is a scalar, a list or an empty mapping. Its path is the namespace and the keys that lead
   to it, joined by dots; in each, ``~`` is written ``~0``, ``.`` ``~1`` and NUL ``~2``.
 - The base (tenant ``""``) has every leaf of layers 1 to 3. A tenant has only the leaves whose
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
 
 BASE_TENANT = ""
 DEFAULT_LAYER = "default"
+APPEND = "append"
 
 _ABSENT = object()
+# Which lists are appended: keys lead down, and None stands where the path ends.
+_REPLACED: dict[Any, Any] = {}
 
 
 class Leaf:
@@ -169,15 +174,7 @@ def compile_config(
     Raises:
         ManifestInvalid: when the schema's defaults are without bound.
     """
-    namespace = _Namespace(base, tenant_documents, environment)
-    records = {
-        (BASE_TENANT, path): (leaf.value, leaf.layer, False)
-        for path, leaf in _node_leaves(namespace.base, _prefix(namespace.keys))
-    }
-    for tenant in namespace.tenants():
-        for path, record in namespace.differences(tenant).items():
-            records[tenant, path] = record
-    return dict(sorted(records.items()))
+    return Merged(base, tenant_documents, environment).records()
 
 
 def merged_config(
@@ -190,10 +187,7 @@ def merged_config(
     Raises:
         ManifestInvalid: when the schema's defaults are without bound.
     """
-    namespace = _Namespace(base, tenant_documents, environment)
-    yield BASE_TENANT, _value(namespace.base)
-    for tenant in namespace.tenants():
-        yield tenant, _value(namespace.whole(tenant))
+    return Merged(base, tenant_documents, environment).trees()
 
 
 def tenant_of(name: str) -> tuple[str, str]:
@@ -202,8 +196,12 @@ def tenant_of(name: str) -> tuple[str, str]:
     return namespace, tenant
 
 
-class _Namespace:
-    """The documents of one namespace, read for one environment.
+class Merged:
+    """The documents of one namespace, merged for one environment; references stay as text.
+
+    Raises:
+        ManifestInvalid: from the constructor and every method but `tenants`, when the schema's
+            defaults or appended lists are without bound.
 
     Inside, a tree is made of *nodes*: a non-empty dict of nodes, or a Leaf. An empty mapping is
     ``Leaf({})``, which takes part in a merge as the mapping without keys that it is.
@@ -219,38 +217,65 @@ class _Namespace:
         metadata = base["metadata"] if base is not None else {}
         name = (base if base is not None else documents[0])["name"] if base or documents else ""
         self.keys: Keys = (tenant_of(name)[0],)
-        self._defaults = _Defaults(metadata.get("schema"))
+        self._lists = _list_rules(metadata.get("lists", {}))
+        self._defaults = _Defaults(metadata.get("schema"), self._lists)
         self._blocks: dict[str, list[Any]] = {
             tenant: [_node(block, f"tenants.{tenant}")]
             for tenant, block in metadata.get("tenants", {}).items()
         }
         for document in sorted(documents, key=lambda document: str(document["name"])):
             tenant = tenant_of(document["name"])[1]
-            own = _explicit(document["metadata"], environment, document["name"], document["name"])
+            layers = document["name"], document["name"]
+            own = _explicit(document["metadata"], environment, layers, self._lists)
             self._blocks.setdefault(tenant, []).append(own)
         self._explicit: Any = _ABSENT
         if base is not None:
-            self._explicit = _explicit(
-                metadata, environment, "values", f"environments.{environment}"
-            )
-        self.base = self._defaults.filled(self._defaults.root, self._explicit)
+            layers = "values", f"environments.{environment}"
+            self._explicit = _explicit(metadata, environment, layers, self._lists)
+        self.base: Any = self._defaults.filled(self._defaults.root, self._explicit)
 
     def tenants(self) -> list[str]:
         """Every tenant that has a block or a manifest of its own, in order."""
         return sorted(self._blocks)
 
-    def whole(self, tenant: str) -> Any:
+    def records(self) -> dict[tuple[str, str], tuple[Any, str, bool]]:
+        """Every record of the namespace, as `compile_config` gives them."""
+        records = {(BASE_TENANT, path): leaf for path, leaf in self.base_records().items()}
+        for tenant in self._blocks:
+            for path, record in self.differences(tenant).items():
+                records[tenant, path] = record
+        return dict(sorted(records.items()))
+
+    def base_records(self) -> dict[str, tuple[Any, str, bool]]:
+        """The base's records by path; none of them is hidden."""
+        return {
+            path: (leaf.value, leaf.layer, False)
+            for path, leaf in _node_leaves(self.base, _prefix(self.keys))
+        }
+
+    def trees(self) -> Iterator[tuple[str, Any]]:
+        """The whole values, as `merged_config` gives them."""
+        for tenant in (BASE_TENANT, *self.tenants()):
+            yield tenant, self.tree(tenant)
+
+    def tree(self, tenant: str) -> Any:
+        """A tenant's whole values, or those of the base for one that has nothing of its own."""
+        return _value(self._whole(tenant) if tenant in self._blocks else self.base)
+
+    def _whole(self, tenant: str) -> Any:
         """The tenant's whole tree, by laying every layer on the one below it."""
         node = self._explicit
         for block in self._blocks[tenant]:
-            node = _over(node, block)
+            node = _over(node, block, self._lists)
         return self._defaults.filled(self._defaults.root, node)
 
     def differences(self, tenant: str) -> dict[str, tuple[Any, str, bool]]:
         """The tenant's records, by walking its own keys only, however large the base is."""
         found: dict[str, tuple[Any, str, bool]] = {}
-        blocks, schema = self._blocks[tenant], self._defaults.root
-        self._differ(self.keys, self.base, blocks, schema, [], found)
+        blocks = self._blocks.get(tenant)
+        if blocks:
+            root = self._defaults.root
+            self._differ(self.keys, self.base, blocks, root, [], self._lists, found)
         return found
 
     def _differ(
@@ -260,6 +285,7 @@ class _Namespace:
         blocks: list[Any],
         schema: Any,
         given: list[Any],
+        lists: dict[Any, Any],
         found: dict[str, tuple[Any, str, bool]],
     ) -> None:
         """``given`` is what the defaults of the mappings above have here, the topmost first."""
@@ -270,16 +296,26 @@ class _Namespace:
                 below = [block[key] for block in mappings if key in block]
                 inner = self._defaults.property(schema, key)
                 still = [each[key] for each in given if isinstance(each, dict) and key in each]
-                self._differ((*keys, key), base.get(key, _ABSENT), below, inner, still, found)
+                self._differ(
+                    (*keys, key), base.get(key, _ABSENT), below, inner, still,
+                    lists.get(key, _REPLACED), found,
+                )  # fmt: skip
             return
-        # Nothing of the base shows through here: what stands is the blocks' own, with defaults.
-        node = blocks[0]
-        for block in blocks[1:]:
-            node = _over(node, block)
+        # Nothing of the base shows through here but for a list that is appended to: what stands
+        # is the blocks' own, with defaults.
+        node = self._explicit_at(keys) if None in lists else _ABSENT
+        for block in blocks:
+            node = _over(node, block, lists)
         for default in given:
-            node = _over(default, node)
-        node = self._defaults.filled(schema, node)
+            node = _over(default, node, lists)
+        node = self._defaults.filled(schema, node, lists)
         _replace(keys, base, node, _layer_of(blocks[-1]), found)
+
+    def _explicit_at(self, keys: Keys) -> Any:
+        node = self._explicit
+        for key in keys[len(self.keys) :]:
+            node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
+        return node
 
 
 class _Defaults:
@@ -292,16 +328,23 @@ class _Defaults:
     # Explicit values have fewer levels; a chain of references is only as long as this too.
     MAX_LEVELS = 64
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, lists: dict[Any, Any]) -> None:
         self.root = schema
+        self._lists = lists
         self._asked = 0
 
-    def filled(self, schema: Any, node: Any) -> Any:
-        """The node with the defaults below it; ``_ABSENT`` stays so when there are none."""
-        self._asked = 0
-        return self._filled(schema, node, frozenset(), 0)
+    def filled(self, schema: Any, node: Any, lists: dict[Any, Any] | None = None) -> Any:
+        """The node with the defaults below it; ``_ABSENT`` stays so when there are none.
 
-    def _filled(self, schema: Any, node: Any, inside: frozenset[int], level: int) -> Any:
+        ``lists`` are the rules from the node's place down; without them it is the root.
+        """
+        self._asked = 0
+        rules = self._lists if lists is None else lists
+        return self._filled(schema, node, rules, frozenset(), 0)
+
+    def _filled(
+        self, schema: Any, node: Any, lists: dict[Any, Any], inside: frozenset[int], level: int
+    ) -> Any:
         if level > self.MAX_LEVELS:
             raise _too_many(f"{self.MAX_LEVELS} levels of defaults")
         chain = self._chain(schema)
@@ -312,7 +355,7 @@ class _Defaults:
             return _ABSENT
         else:
             self._count()
-        whole = _over(_own(chain), node)
+        whole = _over(_own(chain), node, lists)
         if whole is not _ABSENT and not _is_mapping(whole):
             return whole
         properties = _properties(chain)
@@ -320,7 +363,10 @@ class _Defaults:
             return whole
         tree = dict(whole) if isinstance(whole, dict) else {}
         for key, inner in properties.items():
-            value = self._filled(inner, tree.get(key, _ABSENT), inside | {id(schema)}, level + 1)
+            value = self._filled(
+                inner, tree.get(key, _ABSENT), lists.get(key, _REPLACED),
+                inside | {id(schema)}, level + 1,
+            )  # fmt: skip
             if value is not _ABSENT:
                 tree[key] = value
         if whole is _ABSENT and not all(name in tree for name in _required(chain)):
@@ -387,11 +433,65 @@ def _required(chain: list[dict[str, Any]]) -> list[Any]:
     return [name for names in lists if isinstance(names, list) for name in names]
 
 
-def _explicit(metadata: Mapping[str, Any], environment: str | None, low: str, high: str) -> Any:
+def _list_rules(lists: Mapping[str, str]) -> dict[Any, Any]:
+    """``{"a.b": "append"}`` as the mapping that is walked beside a tree."""
+    rules: dict[Any, Any] = {}
+    appending = _Appending()
+    for path, strategy in lists.items():
+        if strategy == APPEND:
+            place = rules
+            for key in decode_path(path):
+                place = place.setdefault(key, {})
+            place[None] = appending
+    return rules
+
+
+class _Appending:
+    """Appends lists, within a bound that no number of tenants can multiply past."""
+
+    # About the bytes of all lists made for one namespace: as much as a few of its documents.
+    MAX_WEIGHT = 64 << 20
+
+    def __init__(self) -> None:
+        self._weight = 0
+
+    def appended(self, low: Leaf, high: Leaf) -> Leaf:
+        if not high.value:
+            return low
+        self._weight += _weight(low.value) + _weight(high.value)
+        if self._weight > self.MAX_WEIGHT:
+            from control_plane.errors import ManifestInvalid
+
+            raise ManifestInvalid(
+                f"expected at most {self.MAX_WEIGHT} bytes of lists that are appended to, found"
+                " more at metadata.lists; let large lists replace", ("metadata", "lists"),
+            )  # fmt: skip
+        return Leaf(low.value + high.value, high.layer)
+
+
+def _weight(value: Any) -> int:
+    """About how many bytes a value is."""
+    if isinstance(value, str):
+        return len(value) + 8
+    if isinstance(value, list):
+        return 8 + sum(map(_weight, value))
+    if isinstance(value, dict):
+        return 8 + sum(len(key) + _weight(inner) for key, inner in value.items())
+    return 8
+
+
+def _explicit(
+    metadata: Mapping[str, Any],
+    environment: str | None,
+    layers: tuple[str, str],
+    lists: dict[Any, Any],
+) -> Any:
     """What the author wrote for this environment: the values and the environment's block."""
-    node = _node(metadata.get("values", {}), low)
+    node = _node(metadata.get("values", {}), layers[0])
     blocks = metadata.get("environments", {})
-    return _over(node, _node(blocks[environment], high)) if environment in blocks else node
+    if environment not in blocks:
+        return node
+    return _over(node, _node(blocks[environment], layers[1]), lists)
 
 
 def _node(tree: Any, layer: str) -> Any:
@@ -417,18 +517,24 @@ def _is_mapping(node: Any) -> bool:
     return isinstance(node, dict) or (isinstance(node, Leaf) and isinstance(node.value, dict))
 
 
-def _over(low: Any, high: Any) -> Any:
-    """``merge`` for nodes; either may be absent."""
+def _over(low: Any, high: Any, lists: dict[Any, Any]) -> Any:
+    """``merge`` for nodes, appending the lists that the rules name; either may be absent."""
     if low is _ABSENT or high is _ABSENT:
         return low if high is _ABSENT else high
     if not isinstance(high, dict):
+        if None in lists and _is_list(low) and _is_list(high):
+            return lists[None].appended(low, high)
         return low if _is_mapping(high) and _is_mapping(low) else high
     if not isinstance(low, dict):
         return high
     merged = dict(low)
     for key, node in high.items():
-        merged[key] = _over(merged.get(key, _ABSENT), node)
+        merged[key] = _over(merged.get(key, _ABSENT), node, lists.get(key, _REPLACED))
     return merged
+
+
+def _is_list(node: Any) -> bool:
+    return isinstance(node, Leaf) and isinstance(node.value, list)
 
 
 def _replace(

@@ -79,7 +79,8 @@ def merged_value(reader: Reader, path: str, tenant: str) -> object:
 
 
 def subtree(reader: Reader, path: str, tenant: str) -> object:
-    """The tree of the leaves below ``path``; ``ABSENT`` without any."""
+    """The tree of the leaves below ``path`` (all, if it is empty); ``ABSENT`` without any."""
+    start = len(path) + 1 if path else 0
     leaves = dict(_below(reader, path, BASE_TENANT))
     if tenant:
         for below, value in _below(reader, path, tenant):
@@ -87,7 +88,7 @@ def subtree(reader: Reader, path: str, tenant: str) -> object:
             leaves.pop(below, None)
             leaves[below] = value
     return tree_of(
-        (decode_path(below[len(path) + 1 :]), value)
+        (decode_path(below[start:]), value)
         for below, value in leaves.items()
         if value is not _HIDDEN
     )
@@ -148,7 +149,7 @@ def _candidates(reader: Reader, prefix: str, length: int) -> Iterator[str]:
 
 
 def _below(reader: Reader, path: str, tenant: str) -> Iterator[tuple[str, object]]:
-    start = f"{path}."
+    start = f"{path}." if path else ""
     for key, raw in reader.scan(_scan_prefix(tenant, start)):
         full, value = _decode(key, raw)
         if value is not ABSENT and full.startswith(start):

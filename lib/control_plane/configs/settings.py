@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from control_plane.configs.layers import decode_path, path_of
+from control_plane.configs.layers import path_of
 from control_plane.configs.merged import (
     ABSENT,
     key_not_found,
@@ -22,6 +22,7 @@ from control_plane.configs.merged import (
     leaf_value,
     merged_value,
 )
+from control_plane.configs.overrides import overridden
 from control_plane.copies import fresh
 from control_plane.defaults import config_overrides, replica_source, require_environment
 from control_plane.errors import ReplicaBusy, ReplicaInvalid, ReplicaUnavailable
@@ -31,14 +32,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from os import PathLike
-    from typing import Any, Self
+    from typing import Any, Self, TypeVar
 
     from control_plane.client import ControlPlaneClient
+    from control_plane.configs.binding import Binding
+    from control_plane.configs.changes import Changes
+    from control_plane.configs.origin import Origin
+    from control_plane.configs.views import Section, Snapshot
     from control_plane.configs.watch import Change, Watch, Watcher
     from control_plane.defaults import ChosenSource, TrustedReplica
     from control_plane.replica.reader import Replica, View
 
     Key = str | tuple[str, ...]
+    Model = TypeVar("Model")
 
 MAX_KEPT_VALUES = 65_536
 """Values one manager keeps; past it the table starts again, so tenants cannot fill the memory."""
@@ -156,9 +162,77 @@ class ConfigManager:
             return fresh(value.value)
         return self._without_value(key, default)
 
-    def section(self, prefix: Key) -> Section:
-        """The same calls with every key read below ``prefix``."""
-        return Section(self, _checked_path(prefix))
+    def section(self, prefix: Key, tenant_id: str | None = None) -> Section:
+        """A read-only mapping of what is below ``prefix``: of one generation, read at first use.
+
+        Its ``get`` takes keys as this class's does, relative to the prefix.
+        """
+        from control_plane.configs.views import Section
+
+        _checked_tenant(tenant_id)
+        return Section(self, _checked_path(prefix), tenant_id)
+
+    def snapshot(self, prefix: Key = (), tenant_id: str | None = None) -> Snapshot:
+        """Everything below ``prefix``, all there is without one, as a mapping of one generation.
+
+        It cannot be changed and does not change; ``.generation`` is its generation.
+
+        Raises:
+            ReplicaUnavailable: no replica, or several environments and none named.
+        """
+        from control_plane.configs.views import Snapshot
+
+        path, tenant = checked_prefix(prefix), _checked_tenant(tenant_id)
+        replica = self._source.open()
+        if replica is None:
+            require_environment(self._source)
+            raise ReplicaUnavailable(str(self._source.error))
+        with replica.view() as view:
+            generation = view.generation
+            tree = self._overridden(path, merged_value(view, path, tenant))
+        mapping = tree if isinstance(tree, dict) else {}
+        return Snapshot(mapping, generation, self.environment, tenant_id)
+
+    def bind(
+        self, model: type[Model], prefix: Key = (), tenant_id: str | None = None
+    ) -> Binding[Model]:
+        """An instance of a dataclass or pydantic model, made of what is below ``prefix``.
+
+        The instance is ``.value`` of what is returned, always of one generation; when the values
+        change, a new one takes its place as a whole. Values that do not fit leave the last good
+        instance and are reported. Without a prefix the fields are namespaces.
+
+        Raises:
+            SettingsInvalid: the values there are now do not fit; says where, expected and found.
+            KeyNotFoundError: nothing is below the prefix.
+            ReplicaUnavailable: no replica, or several environments and none named.
+            TypeError: the class is neither, or has a field of a type that no rule converts to.
+        """
+        from control_plane.configs.binding import Binding
+
+        return Binding(self, model, checked_prefix(prefix), _checked_tenant(tenant_id))
+
+    def origin(
+        self, key: Key, environment: str | None = None, tenant_id: str | None = None
+    ) -> Origin:
+        """Which layer, manifest and change the value of a key comes from; see `Origin`.
+
+        Raises:
+            KeyNotFoundError: no value, or a mapping: each of its values has an origin of its own.
+            ReplicaUnavailable: no replica, or several environments and none named.
+        """
+        if environment is not None:
+            return self._of(environment).origin(key, None, tenant_id)
+        from control_plane.configs.origin import origin_of
+
+        path, tenant = _checked_path(key), _checked_tenant(tenant_id)
+        replica = self._source.open()
+        if replica is None:
+            require_environment(self._source)
+            raise ReplicaUnavailable(str(self._source.error))
+        changes = replica.database("blobs")
+        with replica.view() as view:
+            return origin_of(view, changes, path, tenant, self.environment or "", self.overrides)
 
     def load_environment(self, name: str) -> None:
         """Read ``name`` from now on; watches stay with the environment they were made in."""
@@ -182,16 +256,23 @@ class ConfigManager:
         Never at registration. Generations that pass between two looks come as one change from the
         last value seen to the newest. Calls come one after another, in the order of generations,
         from one thread that starts with the first watch; an exception from a callback is logged
-        and disturbs nobody. A forked child inherits the watches, and their thread starts there
-        with its next call of ``watch``.
+        and disturbs nobody. A forked child inherits the watches and has such a thread, too.
         """
+        path, tenant = _checked_path(prefix), _checked_tenant(tenant_id)
         require_environment(self._source)
-        if self._watcher is None:
-            from control_plane.configs.watch import Watcher
+        return self._watching().add(self._source, path, prefix, tenant, callback)
 
-            self._watcher = Watcher(self)
-        tenant = _checked_tenant(tenant_id)
-        return self._watcher.add(self._source, _checked_path(prefix), prefix, tenant, callback)
+    def changes(self, prefix: Key, tenant_id: str | None = None) -> Changes:
+        """The changes of the value under ``prefix``: ``async for change in config.changes(…)``.
+
+        As `watch`, from this call on, in the running event loop; no thread for each iterator.
+        """
+        from control_plane.configs.changes import Changes
+
+        path, tenant = _checked_path(prefix), _checked_tenant(tenant_id)
+        require_environment(self._source)
+        watcher, source = self._watching(), self._source
+        return Changes(lambda put, end: watcher.add(source, path, prefix, tenant, put, end))
 
     def close(self) -> None:
         """Stop the watches and let go of the replica; a value not kept reads as absent then."""
@@ -209,6 +290,13 @@ class ConfigManager:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _watching(self) -> Watcher:
+        if self._watcher is None:
+            from control_plane.configs.watch import Watcher
+
+            self._watcher = Watcher(self)
+        return self._watcher
 
     def _of(self, environment: str) -> ConfigManager:
         """The manager that reads ``environment``: this one or a companion made once."""
@@ -336,76 +424,11 @@ class PinnedConfig:
             return default
         raise key_not_found(self._view, path, self._environment)
 
-    def section(self, prefix: Key) -> Section:
-        """The same calls with every key read below ``prefix``."""
-        return Section(self, _checked_path(prefix))
+    def section(self, prefix: Key, tenant_id: str | None = None) -> Section:
+        """As `ConfigManager.section`, of the pinned generation."""
+        from control_plane.configs.views import Section
 
-
-class Section:
-    """A part of the configuration, its keys relative to a prefix."""
-
-    __slots__ = ("_config", "_prefix")
-
-    def __init__(self, config: ConfigManager | PinnedConfig, prefix: str) -> None:
-        self._config = config
-        self._prefix = decode_path(prefix)
-
-    def get(
-        self,
-        key: Key,
-        default: Any = ABSENT,
-        environment: str | None = None,
-        tenant_id: str | None = None,
-    ) -> Any:
-        """As `ConfigManager.get`, below the section's prefix."""
-        keys = self._prefix + decode_path(_checked_path(key))
-        return self._config.get(keys, default, environment, tenant_id)
-
-    def section(self, prefix: Key) -> Section:
-        """A section of this section."""
-        return Section(self._config, path_of(self._prefix + decode_path(_checked_path(prefix))))
-
-
-def overridden(overrides: Mapping[tuple[str, ...], str], path: str, value: Any) -> Any:
-    """``value`` with the process overrides at or below ``path`` laid over it.
-
-    An override of a value that is no string is read as JSON, so that numbers stay numbers.
-
-    Raises:
-        ValueError: text that is not JSON for such a value; names the key, never the text.
-    """
-    if not overrides:
-        return value
-    keys = decode_path(path)
-    for where, text in overrides.items():
-        if where[: len(keys)] == keys:
-            value = _with_override(value, where[len(keys) :], text, where)
-        elif keys[: len(where)] == where:
-            # The override is a leaf above: nothing is left below it.
-            value = ABSENT
-    return value
-
-
-def _with_override(value: Any, below: tuple[str, ...], text: str, where: tuple[str, ...]) -> Any:
-    if not below:
-        return _converted(value, text, where)
-    tree = dict(value) if isinstance(value, dict) else {}
-    tree[below[0]] = _with_override(tree.get(below[0], ABSENT), below[1:], text, where)
-    return tree
-
-
-def _converted(value: Any, text: str, where: tuple[str, ...]) -> Any:
-    if value is ABSENT or isinstance(value, str):
-        return text
-    from json import JSONDecodeError, loads
-
-    try:
-        return loads(text)
-    except JSONDecodeError:
-        variable = "__".join(("CONTROL_PLANE", *where)).upper()
-        raise ValueError(
-            f"{variable}: expected JSON for a {type(value).__name__}, found other text"
-        ) from None
+        return Section(self, _checked_path(prefix), tenant_id)
 
 
 def _read(replica: Replica | TrustedReplica, path: str, tenant: str) -> object:
@@ -424,6 +447,11 @@ def _checked_path(key: Key) -> str:
     if isinstance(key, tuple) and key and all(isinstance(part, str) for part in key):
         return path_of(key)
     raise TypeError(f"expected a key as str or as a tuple of one or more str, found {key!r}")
+
+
+def checked_prefix(prefix: Key) -> str:
+    """The path of a prefix; empty for the empty tuple, which every key is below."""
+    return "" if prefix == () else _checked_path(prefix)
 
 
 def _checked_tenant(tenant_id: str | None) -> str:

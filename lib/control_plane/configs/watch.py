@@ -1,18 +1,21 @@
 """Telling an application that a configuration value changed: one thread, woken by the kernel.
 
-- The writer's last step after a commit is a ``pwrite`` of the header's revision word, and a swap
-  renames ``current`` in the ``v1`` folder. inotify on both wakes the thread; where inotify is
-  absent or used up (128 instances a user, by default) the thread looks every 50 ms instead.
-- Woken, it compares the configuration revision, and only if that moved reads every watched value
-  of that environment from one snapshot. A value that differs from the one last seen is a change.
-- Nothing is lost between looking and sleeping: the kernel queues what happens after the inotify
-  watches were renewed, and they are renewed before each look. A look every second finds what no
-  event told: a replica that was not there at all, an overflowing queue, a file system without
-  inotify.
+- What wakes the thread, and that nothing is lost between a look and the next: `replica.waiting`.
+- *What is compared.* Woken, the thread compares the configuration revision. If that moved, it
+  takes one snapshot and asks it which records changed since its last look (`replica.changed`);
+  only watches that such a record can concern are read again. All are, where that is not known:
+  after a folder swap, after more than 64 commits, or after a very large one.
+- *What is a change.* A merged value, process overrides included, that differs from the one seen
+  last; old and new are of two snapshots, each of one generation. Generations that pass between
+  two looks come as one change, from the value seen last to the newest; when that is the same
+  value again, there is none.
+- *In order, one by one.* What was found to have changed is called to the end, in the order the
+  watches were made, before anything is compared again.
 - A read that fails changes nothing: the values last seen stay, the next look tries again.
-- ``fork``: the child inherits watches and values, but neither the thread nor the right to read
-  the parent's queue. Its next call of ``watch`` starts a thread of its own, which then reports
-  what changed since the fork.
+- *Fork.* The child inherits watches and values, but neither the thread nor the right to read the
+  parent's queue. Right after the fork it starts a thread of its own. What was found and not yet
+  called at that moment is the child's too; a call under way in the parent's thread then is made
+  anew in the child, where it never ended. What belongs to an event loop of the parent ends.
 
 This module is imported by the first watch, so that a process that never watches has no thread and
 does not load ``threading`` or ``ctypes``.
@@ -22,33 +25,28 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import threading
 import weakref
+from collections import deque
 
 from control_plane.configs.layers import same
 from control_plane.configs.merged import ABSENT, merged_value
+from control_plane.configs.overrides import overridden
 from control_plane.copies import fresh
 from control_plane.errors import ControlPlaneError
+from control_plane.replica.changed import change_count, changed_keys
 from control_plane.replica.header import CONFIG_REVISION
+from control_plane.replica.waiting import Signal
 from control_plane.shown import MAX_SHOWN_NAME, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
     from control_plane.configs.settings import ConfigManager
     from control_plane.defaults import ChosenSource
     from control_plane.replica.reader import View
-
-LOOK_SECONDS = 1.0
-POLL_SECONDS = 0.05
-
-# linux/inotify.h
-IN_MODIFY = 0x2
-IN_MOVED_TO = 0x80
-IN_CREATE = 0x100
 
 _WORD = 8 * CONFIG_REVISION
 _log = logging.getLogger("control_plane")
@@ -84,7 +82,18 @@ class Change:
 class Watch:
     """One registered callback; ``close`` ends it. A call under way is not waited for."""
 
-    __slots__ = ("_callback", "_key", "_last", "_path", "_tenant", "closed")
+    __slots__ = (
+        "_callback",
+        "_closed",
+        "_complaint",
+        "_key",
+        "_last",
+        "_number",
+        "_on_close",
+        "_path",
+        "_tenant",
+        "closed",
+    )
 
     def __init__(
         self,
@@ -92,26 +101,34 @@ class Watch:
         key: str | tuple[str, ...],
         tenant: str,
         callback: Callable[[Change], object],
+        on_close: Callable[[], object] | None = None,
     ) -> None:
         self._path = path
         self._key = key
         self._tenant = tenant
         self._callback = callback
+        self._on_close = on_close
         self._last: object = ABSENT
+        self._number = 0
+        self._closed: deque[Watch] = deque()
+        self._complaint: object = None
         self.closed = False
 
     def close(self) -> None:
         """Call the callback no more; may be called from the callback, and again."""
-        self.closed = True
+        # No lock: a garbage collection may call this in any thread, in the middle of anything.
+        if not self.closed:
+            self.closed = True
+            self._closed.append(self)
+            if self._on_close is not None:
+                self._on_close()
 
-    def _see(self, view: View) -> tuple[object, object]:
-        """The value seen last and the one in this view, which is remembered."""
-        new = merged_value(view, self._path, self._tenant)
-        old, self._last = self._last, new
-        return old, new
+    def _read(self, view: View, overrides: Mapping[tuple[str, ...], str]) -> object:
+        return overridden(overrides, self._path, merged_value(view, self._path, self._tenant))
 
-    def _call(self, old: object, new: object, generation: int, environment: str | None) -> None:
-        change = Change(
+    def _change(self, old: object, new: object, generation: int, environment: str | None) -> Change:
+        """What the callback is told, in copies of its own."""
+        return Change(
             self._key,
             None if old is ABSENT else fresh(old),
             None if new is ABSENT else fresh(new),
@@ -119,23 +136,91 @@ class Watch:
             environment,
             self._tenant or None,
         )
+
+    def _call(self, change: Change) -> None:
         try:
             self._callback(change)
-        except Exception:
-            # Whatever an application raises, the other watches and the next change go on.
-            _log.exception("%r: the callback raised; later changes still reach it", change)
+        except Exception as error:
+            # Whatever an application raises, the other watches and the next change go on. What
+            # fails at each change is told once, until it succeeds or fails elsewhere.
+            complaint = _place_of(error)
+            if complaint != self._complaint:
+                _log.exception("%r: the callback raised; later changes still reach it", change)
+            self._complaint = complaint
+        else:
+            self._complaint = None
+
+
+class Position:
+    """How far the watches of one source have looked."""
+
+    __slots__ = ("count", "revision", "words")
+
+    def __init__(self, words: memoryview, revision: int, count: int) -> None:
+        self.words = words
+        self.revision = revision
+        self.count = count
 
 
 class Watched:
-    """The watches of one source, and the configuration revision they have seen."""
+    """The watches of one source, found by what they watch, and how far they have looked.
 
-    __slots__ = ("failed", "revision", "source", "watches")
+    ``added`` are watches no look has known yet. Everything here changes under the watcher's lock,
+    but for ``closed``, which takes what is closed at any time.
+    """
+
+    __slots__ = ("added", "closed", "failed", "places", "position", "source", "watches")
 
     def __init__(self, source: ChosenSource) -> None:
         self.source = source
-        self.watches: list[Watch] = []
-        self.revision: int | None = None
+        self.watches: dict[Watch, None] = {}
+        self.added: list[Watch] = []
+        self.closed: deque[Watch] = deque()
+        # A change of the base concerns whoever watches the path, one of a tenant only its own.
+        self.places: dict[str | tuple[str, str], dict[Watch, None]] = {}
+        self.position: Position | None = None
         self.failed = ""
+
+    def rebuild(self, watches: list[Watch]) -> None:
+        """Know these and no others, and compare them all with the next look."""
+        self.watches, self.places, self.added, self.closed = {}, {}, [], deque()
+        self.position = None
+        for watch in watches:
+            self.add(watch)
+            if watch.closed:
+                self.closed.append(watch)
+
+    def add(self, watch: Watch) -> None:
+        """Know one more watch."""
+        watch._closed = self.closed
+        self.watches[watch] = None
+        self.added.append(watch)
+        for place in _places(watch):
+            self.places.setdefault(place, {})[watch] = None
+
+    def forget_closed(self) -> None:
+        """Know those no more that were closed since the last time."""
+        while self.closed:
+            watch = self.closed.popleft()
+            self.watches.pop(watch, None)
+            for place in _places(watch):
+                there = self.places.get(place, {})
+                there.pop(watch, None)
+                if not there:
+                    self.places.pop(place, None)
+
+    def concerned(self, keys: Iterable[bytes]) -> dict[Watch, None]:
+        """The watches whose value the records with these keys can have changed."""
+        found: dict[Watch, None] = {}
+        for key in keys:
+            tenant, _, path = key[1:].partition(b"\0")
+            if b"\0" in path:
+                # A long key ends in a hash: which path it is of is not to be seen.
+                return dict(self.watches)
+            for prefix in _prefixes(path.decode()):
+                place = (tenant.decode(), prefix) if tenant else prefix
+                found.update(self.places.get(place, {}))
+        return found
 
 
 class Watcher:
@@ -146,7 +231,11 @@ class Watcher:
         self._manager = manager
         self._groups: dict[int, Watched] = {}
         self._kept: list[ChosenSource] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._delivering = threading.RLock()
+        self._deliverer: int | None = None
+        self._found: deque[Found] = deque()
+        self._made = 0
         self._thread: threading.Thread | None = None
         self._signal: Signal | None = None
         self._closed = False
@@ -161,27 +250,38 @@ class Watcher:
         key: str | tuple[str, ...],
         tenant: str,
         callback: Callable[[Change], object],
+        on_close: Callable[[], object] | None = None,
     ) -> Watch:
-        """Register a callback for changes after this moment; starts the thread if there is none."""
-        watch = Watch(path, key, tenant, callback)
+        """Register a callback for changes after this moment; starts the thread if there is none.
+
+        ``on_close`` belongs to an event loop: it is called when the watch ends, and such a watch
+        does not live on in a forked child.
+        """
+        watch = Watch(path, key, tenant, callback, on_close)
         replica = source.open()
         if replica is not None:
             with replica.view() as view:
-                watch._see(view)
+                watch._last = watch._read(view, self._manager.overrides)
         with self._lock:
-            group = self._groups.setdefault(id(source), Watched(source))
-            group.watches.append(watch)
-            # A look that began before the line above did not know this watch; have one that does.
-            group.revision = None
-            if self._thread is None:
-                self._signal = signal = Signal()
-                self._thread = threading.Thread(
-                    target=self._run, args=(signal,), name="control-plane-watch", daemon=True
-                )
-                self._thread.start()
-            elif self._signal is not None:
-                self._signal.wake()
+            if self._closed:
+                watch.close()
+                return watch
+            self._made += 1
+            watch._number = self._made
+            self._groups.setdefault(id(source), Watched(source)).add(watch)
+            self._attend()
         return watch
+
+    def _attend(self) -> None:
+        """Have the thread look at once, or start it; called under the lock."""
+        if self._thread is None:
+            self._signal = signal = Signal()
+            self._thread = threading.Thread(
+                target=self._run, args=(signal,), name="control-plane-watch", daemon=True
+            )
+            self._thread.start()
+        elif self._signal is not None:
+            self._signal.wake()
 
     def keep(self, source: ChosenSource) -> None:
         """Close this source too when the watcher closes: its manager has moved on."""
@@ -192,15 +292,36 @@ class Watcher:
         with self._lock:
             self._closed = True
             thread, signal = self._thread, self._signal
-            for group in self._groups.values():
-                for watch in group.watches:
-                    watch.close()
+            watches = [watch for group in self._groups.values() for watch in group.watches]
             if signal is not None:
                 signal.wake()
+        for watch in watches:
+            watch.close()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         for source in self._kept:
             source.close()
+
+    def deliver(self) -> None:
+        """Compare all watches and call those whose value changed, in this thread.
+
+        The thread does this whenever something moved; another that calls it waits for the one
+        that is at it. Called from a callback it does nothing: its caller goes on.
+        """
+        here = threading.get_ident()
+        if self._deliverer == here:
+            return
+        with self._delivering:
+            self._deliverer = here
+            try:
+                self._call_found()
+                with self._lock:
+                    groups = list(self._groups.values())
+                for group in groups:
+                    self._find(group)
+                    self._call_found()
+            finally:
+                self._deliverer = None
 
     def _run(self, signal: Signal) -> None:
         try:
@@ -209,7 +330,7 @@ class Watcher:
                     groups = list(self._groups.values())
                 for group in groups:
                     signal.follow(group.source.folder)
-                    self._look(group)
+                self.deliver()
                 if not self._closed:
                     signal.wait()
         finally:
@@ -218,130 +339,152 @@ class Watcher:
             with self._lock:
                 signal.close()
 
-    def _look(self, group: Watched) -> None:
-        """Call every watch whose value differs from the one it saw last."""
+    def _call_found(self) -> None:
+        """Call what was found, one by one.
+
+        A fork anywhere in here leaves the child what was not called to the end: the value counts
+        as seen before the call, and the entry goes after it.
+        """
+        while self._found:
+            found = self._found[0]
+            found.watch._last = found.new
+            if not found.watch.closed:
+                found.watch._call(found.change)
+            self._found.popleft()
+
+    def _find(self, group: Watched) -> None:
+        """Put what changed for the watches of a group into ``_found``."""
+        found, position = self._compared(group)
+        # In this order: a fork in between finds changes twice, and the second time they are none.
+        if found:
+            self._found = deque(found)
+        group.position = position
+
+    def _changes(self, group: Watched) -> list[tuple[Watch, Change]]:
+        """What changed for the watches of a group; it counts as seen from now on."""
+        found, position = self._compared(group)
+        for each in found:
+            each.watch._last = each.new
+        group.position = position
+        return [(each.watch, each.change) for each in found]
+
+    def _compared(self, group: Watched) -> tuple[list[Found], Position | None]:
+        """What differs from what was seen, and how far that look came; None: look again."""
+        with self._lock:
+            group.forget_closed()
         replica = group.source.open()
+        before = group.position
         # Values seen before stay: a replica that is away has not changed them.
         if replica is None:
-            return
-        revision = group.source.words[_WORD]
+            return [], before
+        # Revision before snapshot: what moves in between is looked at once more, never missed.
+        words = group.source.words
+        revision = words[_WORD]
         with self._lock:
-            if revision == group.revision:
-                return
-            # Revision before snapshot: what moves in between is looked at once more, never missed.
-            group.revision = revision
-            group.watches = [watch for watch in group.watches if not watch.closed]
-            watches = list(group.watches)
+            added = group.added
+            if before and before.words is words and before.revision == revision and not added:
+                return [], before
+            group.added = []
         try:
             with replica.view() as view:
-                generation = view.generation
-                seen = list(self._seen(group, watches, view))
+                position = Position(words, revision, change_count(view))
+                watches = self._to_read(group, view, position)
+                watches.update(dict.fromkeys(added))
+                return self._differing(group, watches, view, position)
         except ControlPlaneError as error:
-            self._failed(group, error)
-            return
-        for watch, old, new in seen:
-            if not watch.closed:
-                watch._call(old, new, generation, group.source.environment)
+            _complain(group, error)
+            return [], None
 
-    def _seen(
-        self, group: Watched, watches: list[Watch], view: View
-    ) -> Iterator[tuple[Watch, object, object]]:
-        """The watches whose value moved; one that cannot be read keeps its last."""
-        for watch in watches:
+    def _to_read(self, group: Watched, view: View, position: Position) -> dict[Watch, None]:
+        """The watches that may have changed since the last look; all, where that is not known."""
+        before = group.position
+        keys = None
+        if before is not None and before.words is position.words:
+            commits = position.count - before.count
+            # A revision that rose more often than the count: somebody wrote who does not count,
+            # or the header is behind its snapshot for a moment.
+            if position.revision - before.revision <= commits:
+                keys = changed_keys(view, before.count, position.count)
+        with self._lock:
+            return dict(group.watches) if keys is None else group.concerned(keys)
+
+    def _differing(
+        self, group: Watched, watches: Iterable[Watch], view: View, position: Position | None
+    ) -> tuple[list[Found], Position | None]:
+        """Those whose value moved, in the order they were made; what cannot be read keeps its."""
+        overrides, environment = self._manager.overrides, group.source.environment
+        generation = view.generation
+        found = []
+        for watch in sorted(watches, key=_number):
             try:
-                old, new = watch._see(view)
-            except ControlPlaneError as error:
-                self._failed(group, error)
+                new = watch._read(view, overrides)
+            except (ControlPlaneError, ValueError) as error:
+                _complain(group, error)
+                position = None
             else:
-                if not same(old, new):
-                    yield watch, old, new
-
-    def _failed(self, group: Watched, error: ControlPlaneError) -> None:
-        """Have the next look read again, and say why once."""
-        group.revision = None
-        if group.failed != str(error):
-            group.failed = str(error)
-            _log.warning("watching configuration goes on, a look failed: %s", shown(error))
+                if not same(watch._last, new):
+                    change = watch._change(watch._last, new, generation, environment)
+                    found.append(Found(watch, new, change))
+        return found, position
 
 
-class Signal:
-    """Sleeps until a header or a ``current`` link changes, or somebody calls ``wake``."""
+class Found:
+    """A watch whose value changed, its new value, and what its callback is told."""
 
-    def __init__(self) -> None:
-        self._libc, self._inotify = _open_inotify()
-        self._read_end, self._write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        os.set_blocking(self._write_end, False)
+    __slots__ = ("change", "new", "watch")
 
-    def follow(self, folder: str) -> None:
-        """Wake for this environment's folder from now on; cheap to repeat, and must be.
-
-        The header named by ``current`` is another file after a swap; adding a watch that exists
-        changes nothing, so there is no state here that could go stale.
-        """
-        if self._libc is not None:
-            v1 = os.path.join(folder, "v1")
-            add = self._libc.inotify_add_watch
-            add(self._inotify, os.fsencode(v1), IN_MOVED_TO | IN_CREATE)
-            add(self._inotify, os.fsencode(os.path.join(v1, "current", "header")), IN_MODIFY)
-
-    def wait(self) -> None:
-        """Return after an event, after `wake`, or when it is time for a look anyway."""
-        if self._libc is None:
-            select.select([self._read_end], [], [], POLL_SECONDS)
-        else:
-            poll = select.poll()
-            poll.register(self._inotify, select.POLLIN)
-            poll.register(self._read_end, select.POLLIN)
-            poll.poll(LOOK_SECONDS * 1000)
-        for descriptor in (self._read_end, self._inotify):
-            _drain(descriptor)
-
-    def wake(self) -> None:
-        """End the current or the next wait."""
-        try:
-            os.write(self._write_end, b"\0")
-        except BlockingIOError:
-            # A full pipe is readable: the wait ends without this byte.
-            pass
-        except OSError:
-            # Closed by the thread on its way out; see `Watcher._run`.
-            pass
-
-    def close(self) -> None:
-        """Give the descriptors back; also the child's part after a fork."""
-        descriptors = (self._inotify, self._read_end, self._write_end)
-        self._inotify = self._read_end = self._write_end = -1
-        for descriptor in descriptors:
-            if descriptor >= 0:
-                os.close(descriptor)
+    def __init__(self, watch: Watch, new: object, change: Change) -> None:
+        self.watch = watch
+        self.new = new
+        self.change = change
 
 
-def _drain(descriptor: int) -> None:
-    try:
-        while descriptor >= 0 and os.read(descriptor, 65_536):
-            pass
-    except BlockingIOError:
-        pass
+def _complain(group: Watched, error: Exception) -> None:
+    """Say once why a look failed; the next one reads everything again."""
+    if group.failed != str(error):
+        group.failed = str(error)
+        _log.warning("watching configuration goes on, a look failed: %s", shown(error))
 
 
-def _open_inotify() -> tuple[Any, int]:
-    """libc and an inotify descriptor, or (None, -1) where there is none to be had."""
-    try:
-        import ctypes
+def _number(watch: Watch) -> int:
+    return watch._number
 
-        libc = ctypes.CDLL(None)
-        descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    except (ImportError, OSError, AttributeError, TypeError):
-        return None, -1
-    return (libc, descriptor) if descriptor >= 0 else (None, -1)
+
+def _places(watch: Watch) -> tuple[str | tuple[str, str], ...]:
+    """Where a change concerns this watch: in the base, and in its tenant if it has one."""
+    return (watch._path, (watch._tenant, watch._path)) if watch._tenant else (watch._path,)
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    """The path, everything it is below, and the empty path of the whole configuration."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
+
+
+def _place_of(error: BaseException) -> tuple[type, object, int]:
+    """What an error is known by: its type and where it was raised. Its text may always differ."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return (type(error), trace and trace.tb_frame.f_code, trace.tb_lineno if trace else 0)
 
 
 def _after_fork_in_child(watcher: Watcher | None) -> None:
-    """Nobody holds the child's lock, and the thread and its queue stayed with the parent."""
-    if watcher is not None:
-        watcher._lock = threading.Lock()
-        watcher._thread = None
-        signal, watcher._signal = watcher._signal, None
-        if signal is not None:
-            signal.close()
+    """Nobody holds the child's locks, and the thread and its queue stayed with the parent."""
+    if watcher is None:
+        return
+    watcher._lock = threading.RLock()
+    watcher._delivering = threading.RLock()
+    watcher._deliverer = None
+    watcher._thread = None
+    signal, watcher._signal = watcher._signal, None
+    if signal is not None:
+        signal.close()
+    for group in watcher._groups.values():
+        # Another thread may have been in the middle of a change of these when it was left behind.
+        group.rebuild([watch for watch in group.watches if watch._on_close is None])
+    if any(group.watches for group in watcher._groups.values()) and not watcher._closed:
+        with watcher._lock:
+            watcher._attend()

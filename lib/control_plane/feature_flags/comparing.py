@@ -5,12 +5,15 @@ gives an answer that no condition holds for.
 
 * Versions compare by Semantic Versioning 2.0.0, section 11: three numbers without leading zeros,
   a pre-release before its release, build metadata ignored. Anything else is no version.
-* Times are RFC 3339 texts with an offset, or seconds since 1970 as a number.
+* Times are RFC 3339 texts with an offset, ``datetime`` objects with one, or seconds since 1970 as
+  a number.
 * A bool is no number, and NaN is none that anything holds for.
 * A text is a str. ``contains`` looks for a part of a text, or for a text among a list's members.
 """
 
 from __future__ import annotations
+
+from sys import modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,10 +100,10 @@ def semver_key(value: Any) -> VersionKey | None:
 
 
 def seconds_of(value: Any) -> float | None:
-    """Seconds since 1970 of an RFC 3339 text or a number; None where the value is no time."""
+    """Seconds since 1970 of a text, a ``datetime`` or a number; None where the value is no time."""
     if not issubclass(type(value), str):
         seconds = number(value)
-        return float(seconds) if -1e15 < seconds < 1e15 else None
+        return float(seconds) if -1e15 < seconds < 1e15 else seconds_of_datetime(value)
     written = str.__str__(value)
     if not _is_time(written):
         return None
@@ -112,6 +115,16 @@ def seconds_of(value: Any) -> float | None:
         return None if moment.tzinfo is None else moment.timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def seconds_of_datetime(value: Any) -> float | None:
+    """Seconds since 1970 of a ``datetime`` with an offset, None of anything else."""
+    # Where nobody imported it there is no such value, and a reader need not either.
+    datetime = getattr(modules.get("datetime"), "datetime", None)
+    if datetime is None or not issubclass(type(value), datetime):
+        return None
+    seconds: float | None = None if value.utcoffset() is None else value.timestamp()
+    return seconds
 
 
 def instant(value: Any) -> float:

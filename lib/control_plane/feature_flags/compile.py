@@ -29,8 +29,16 @@ from __future__ import annotations
 from xxhash import xxh3_64_digest
 
 from control_plane.feature_flags import bucketing
-from control_plane.feature_flags.comparing import contains, instant, number, outside, semver_key
+from control_plane.feature_flags.comparing import (
+    contains,
+    instant,
+    number,
+    outside,
+    seconds_of_datetime,
+    semver_key,
+)
 from control_plane.feature_flags.comparing import text as text_of
+from control_plane.feature_flags.counting import NOTHING
 from control_plane.feature_flags.definition import (
     AFTER,
     ALL,
@@ -125,7 +133,8 @@ class Moved(Exception):
 class PlainContext:
     """A context that shows only str, int, float, bool and nested objects; the rest match nothing.
 
-    Values of subclasses (an Enum that is a str, say) are shown as the plain value they hold.
+    Values of subclasses (an Enum that is a str, say) are shown as the plain value they hold, a
+    ``datetime`` as seconds since 1970.
     """
 
     __slots__ = ("_values",)
@@ -163,7 +172,10 @@ def plain(value: Any) -> object:
     if issubclass(kind, (list, tuple)):
         # Hashable, and equal to no operand; only ``contains`` looks into it.
         return tuple([str.__str__(member) for member in value if issubclass(type(member), str)])
-    return PlainContext(value) if issubclass(kind, dict) else _UNMATCHABLE
+    if issubclass(kind, dict):
+        return PlainContext(value)
+    seconds = seconds_of_datetime(value)
+    return _UNMATCHABLE if seconds is None else seconds
 
 
 def _reach(value: Any, *keys: str) -> Any:
@@ -199,6 +211,7 @@ _GLOBALS: dict[str, Any] = {
     "hash64": xxh3_64_digest,
     "hashed": _hashed,
     "instant": instant,
+    "next": next,
     "number": number,
     "outside": outside,
     "reach": _reach,
@@ -250,10 +263,6 @@ def _held(value: Any) -> Any:
     return Array(value) if kind is list else value
 
 
-def _nothing() -> None:
-    """What a site that serves no variant has where sites are called: nothing is counted."""
-
-
 class Template:
     """The code of every flag of one shape, once for answers and once for counters of answers."""
 
@@ -293,7 +302,7 @@ class CompiledFlag:
 
     VALUES answers with the variant's value, VARIANTS with its name; None means the caller's
     default. DETAILS answers (value, variant, reason, rule, error code, generation). With ``counts``
-    the answers of the first two are counters: steps to call, or functions that call them.
+    the answers of the first two are counters, or functions that ask them.
 
     ``needs`` are the words that only a table can answer, ``flags`` the flags among them.
     """
@@ -357,7 +366,7 @@ class CompiledFlag:
         return self
 
     def bound(self, mode: str, asked: Asked = ()) -> Any:
-        """A constant, a counter's step or a function of (user_id, tenant_id, context).
+        """A constant, a counter or a function of (user_id, tenant_id, context).
 
         ``asked`` answers what the flag ``needs``, in that order.
         """
@@ -390,17 +399,17 @@ class CompiledFlag:
                 units = {unit: self._given(mode, site, name) for unit, name in site.units.items()}
                 returns.append(Object(units))
         if counted and not isinstance(self._shape, str):
-            # Rules call every site; code of targeting returns what serves no variant as it is.
-            returns = [_nothing if answer is None else answer for answer in returns]
+            # Rules ask every site; code of targeting returns what serves no variant as it is.
+            returns = [NOTHING if answer is None else answer for answer in returns]
         template = self._templates.of(self._shape, len(self._constants), counted)
         return Function(template.filled(self._constants, returns), template.names, "flag")
 
     def _given(self, mode: str, site: Site, variant: str | None) -> Any:
-        """What a site answers, or the step that counts it."""
+        """What a site answers, or the counter of it."""
         answer = self._ANSWERS[mode](self, site, variant)
         if self._counts is None or mode == DETAILS or variant is None:
             return answer
-        return self._counts.step(self._name, variant, mode, answer)
+        return self._counts.counter(self._name, variant, mode, answer)
 
     def _value(self, site: Site, variant: str | None) -> Any:
         return None if variant is None else _held(self._variants[variant])
@@ -760,7 +769,7 @@ def _needs(shape: Shape) -> tuple[str, ...]:
 def source_of(shape: Shape, counted: bool = False) -> str:
     """The source of every flag of that shape: placeholders and nothing from a flag.
 
-    Of a ``counted`` one what a return site has is called.
+    Of a ``counted`` one what a return site has is a counter.
     """
     return _Writer(shape, counted).text()
 
@@ -817,8 +826,7 @@ class _Writer:
         return self._return(next(self._r))
 
     def _return(self, answer: str) -> str:
-        # By a name: a call of what looks like text is a SyntaxWarning.
-        return f"r = {answer}; return r()" if self._counted else f"return {answer}"
+        return f"return next({answer})" if self._counted else f"return {answer}"
 
     def _line(self, depth: int, text: str) -> None:
         self._lines.append(" " * depth + text)

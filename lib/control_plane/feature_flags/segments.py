@@ -7,18 +7,22 @@ one; else whoever a rule matches. Without a unit only the rules are asked. A seg
 without a record has no members.
 
 Shards are searched where they are and not kept, so a segment of a million members costs a process
-no memory. All records that one table's evaluations rest on are of one transaction: when a read
-finds a newer one it raises ``Moved``, and the caller drops the table and evaluates again.
+no memory but a byte a shard, which says that this table has checked the shard's hash: what is
+committed in one transaction does not change. All records that one table's evaluations rest on are
+of one transaction: when a read finds a newer one it raises ``Moved``, and the caller drops the
+table and evaluates again.
 """
 
 from __future__ import annotations
+
+from _struct import Struct
 
 from control_plane.errors import ReplicaCorrupt
 from control_plane.feature_flags.bucketing import unit_of
 from control_plane.feature_flags.compile import Moved
 from control_plane.feature_flags.definition import parse_segment_rules
 from control_plane.feature_flags.packed import unpack
-from control_plane.replica.format import SEGMENT, record_body, record_key
+from control_plane.replica.format import HEADER_BYTES, SEGMENT, record_body, record_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,15 +38,18 @@ HASH_BYTES = 16
 NEAR = 32
 MAX_SHARD_BITS = 16
 
+_NEAR_BYTES = NEAR * HASH_BYTES
+_TOP_BITS = Struct(">Q").unpack_from
+
 
 class Segment:
     """A segment as its record has it: packed hashes of members, or how many bits choose a shard.
 
     ``listed`` are the hashes where there are no shards; ``shards`` is what their keys begin with,
-    empty where there are none.
+    empty where there are none, ``checked`` has a byte for each, 1 once its hash was found right.
     """
 
-    __slots__ = ("bits", "excluded", "hash", "listed", "rules", "shards")
+    __slots__ = ("checked", "excluded", "hash", "listed", "rules", "shards", "spared")
 
     def __init__(
         self,
@@ -56,7 +63,9 @@ class Segment:
         self.excluded = excluded
         self.rules = rules
         self.shards = shards
-        self.bits = bits
+        # How many of the first 64 bits of a hash are left beside those that choose its shard.
+        self.spared = 64 - bits
+        self.checked = bytearray(1 << bits if shards else 0)
         self.hash: Callable[..., Any] | None = None
         if listed or excluded or shards:
             # Imported here: loading OpenSSL costs a millisecond, and many use no segment.
@@ -68,7 +77,7 @@ class Segment:
 class Memberships:
     """The memberships one table's functions ask for."""
 
-    __slots__ = ("_compile", "_read", "_segments", "_txn")
+    __slots__ = ("_compile", "_joined", "_read", "_segments", "_txn")
 
     def __init__(self, read: Read, compile: Compile) -> None:
         """``compile`` makes a function of (user_id, tenant_id, context) of a segment's rules."""
@@ -76,6 +85,7 @@ class Memberships:
         self._compile = compile
         self._segments: dict[str, Segment] = {}
         self._txn: dict[str, int] = {}
+        self._joined = -1
 
     def join(self, txn: int) -> None:
         """Bind this table to a transaction, the first time; afterwards insist on it.
@@ -86,6 +96,7 @@ class Memberships:
         # One step for all threads: the first to come decides.
         if self._txn.setdefault("id", txn) != txn:
             raise Moved
+        self._joined = txn
 
     def contains(
         self, name: str, value: object, user_id: Any, tenant_id: Any, context: Any
@@ -104,23 +115,25 @@ class Memberships:
         if unit is not None and segment.hash is not None:
             digest = segment.hash(unit).digest()
             wanted = digest[:HASH_BYTES]
-            number = int.from_bytes(digest[:8], "big")
-            if segment.excluded and _holds(segment.excluded, wanted, number):
+            number = _TOP_BITS(digest)[0]
+            if segment.excluded and _holds(segment.excluded, wanted, number >> 32, 0):
                 return False
             if segment.shards:
-                bits = segment.bits
+                spared = segment.spared
+                shard = number >> spared
                 # The key of a shard, as ``record_key`` has it.
-                key = segment.shards + b"%04x" % (number >> (64 - bits))
+                key = segment.shards + b"%04x" % shard
                 txn, (raw,) = self._read(key)
-                if self._txn.setdefault("id", txn) != txn:
-                    raise Moved
+                if txn != self._joined:
+                    self.join(txn)
                 if raw is not None:
-                    packed = record_body(key, raw)
-                    if len(packed) % HASH_BYTES:
-                        _whole(name, packed)
-                    if _holds(packed, wanted, number << bits & 0xFFFFFFFFFFFFFFFF):
+                    if not segment.checked[shard]:
+                        _whole(name, record_body(key, raw))
+                        segment.checked[shard] = 1
+                    place = number >> spared - 32 & 0xFFFFFFFF
+                    if _holds(raw, wanted, place, HEADER_BYTES):
                         return True
-            elif _holds(segment.listed, wanted, number):
+            elif _holds(segment.listed, wanted, number >> 32, 0):
                 return True
         return segment.rules is not None and segment.rules(user_id, tenant_id, context) is True
 
@@ -154,24 +167,24 @@ def shard_of(digest: bytes, bits: int) -> str:
     return f"{int.from_bytes(digest[:2], 'big') >> (16 - bits):04x}"
 
 
-def _holds(packed: bytes, wanted: bytes, place: int) -> bool:
-    """Whether a sorted run of 16-byte hashes holds one.
+def _holds(packed: bytes, wanted: bytes, place: int, first: int) -> bool:
+    """Whether the sorted 16-byte hashes from byte ``first`` (a multiple of 16) on hold one.
 
-    Hashes are spread evenly, so one lies near where its bits put it: ``place`` of 2^64 through the
+    Hashes are spread evenly, so one lies near where its bits put it: ``place`` of 2^32 through the
     run. Where the 64 around that cannot decide, as among hashes that were chosen, all are searched.
     """
-    near = place * (len(packed) // HASH_BYTES) >> 64
-    start = HASH_BYTES * (near - NEAR) if near > NEAR else 0
-    stop = HASH_BYTES * (near + NEAR)
+    near = first + (place * (len(packed) - first >> 4) >> 32 << 4)
+    start = near - _NEAR_BYTES if near - first > _NEAR_BYTES else first
+    stop = near + _NEAR_BYTES
     found = packed.find(wanted, start, stop)
-    if found >= 0 and not found % HASH_BYTES:
+    if found >= 0 and not found & 15:
         return True
     if found < 0:
-        above = not start or packed[start : start + HASH_BYTES] <= wanted
+        above = start == first or packed[start : start + HASH_BYTES] <= wanted
         if above and (stop >= len(packed) or wanted <= packed[stop - HASH_BYTES : stop]):
             return False
     # Not found in there, or across two hashes.
-    low, high = 0, len(packed) // HASH_BYTES
+    low, high = first // HASH_BYTES, len(packed) // HASH_BYTES
     while low < high:
         middle = (low + high) // 2
         between = packed[middle * HASH_BYTES : (middle + 1) * HASH_BYTES]

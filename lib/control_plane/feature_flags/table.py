@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from control_plane.feature_flags.compile import Asked
+    from control_plane.feature_flags.counting import Counter
     from control_plane.feature_flags.definition import Definition
     from control_plane.feature_flags.segments import Memberships, Read
 
@@ -73,6 +74,7 @@ class Library:
 
     __slots__ = (
         "_compiler",
+        "_counters",
         "_decoded",
         "_last",
         "_overrides",
@@ -88,6 +90,7 @@ class Library:
         self.overridden: dict[str, CompiledFlag] = {}
         self._overrides: tuple[dict[str, CompiledFlag], ...] = ()
         self._compiler = Compiler(self.counts)
+        self._counters: dict[tuple[str, str], Counter[Any]] = {}
         self._unpack: Callable[[bytes], Any] = unpack
         self._decoded = 0
         self._last: dict[str, tuple[bytes, CompiledFlag]] = {}
@@ -162,9 +165,15 @@ class Library:
             ) from error
 
     def count(self, name: str, variant: str) -> None:
-        """Count a variant that was served without a counter's step."""
-        if self.counts is not None and name not in self.overridden:
-            self.counts.step(name, variant, DETAILS, None)()
+        """Count a variant that was served without asking a counter for it."""
+        if self.counts is None or name in self.overridden:
+            return
+        counter = self._counters.get((name, variant))
+        if counter is None:
+            # Of one answer only, so it is never folded away and may be kept.
+            counter = self.counts.counter(name, variant, DETAILS, None)
+            self._counters[name, variant] = counter
+        next(counter)
 
     def segment(self, definition: Definition) -> Callable[..., Any]:
         """A segment's rules as a function of what its flags are given; uncounted."""
@@ -190,7 +199,7 @@ class Library:
 class Table:
     """The answers of one revision; ``enabled``, ``variants`` and ``values`` are filled lazily.
 
-    A constant stands for itself, None for the caller's default; a counter's step is called; a
+    A constant stands for itself, None for the caller's default; a counter is asked for the next; a
     function is called with (user_id, tenant_id, context).
 
     Flags that ask for others, or for segments, are answered from one transaction: the first of

@@ -155,6 +155,7 @@ def _complain(name: str, error: object) -> None:
 
 _CALLED = {operator: f"op{number}" for number, operator in enumerate(sorted({**EAGER, **OF_DATA}))}
 NAMES: dict[str, Any] = {
+    "next": next,
     "__builtins__": {},
     "EMPTY": {},
     "Exception": Exception,
@@ -187,10 +188,10 @@ NAMES: dict[str, Any] = {
 def targeting_source(shape: str, counted: bool) -> str:
     """The source of every flag of that shape: placeholders and nothing from a flag.
 
-    Of a ``counted`` one what a site that serves a variant has is called.
+    Of a ``counted`` one what a site that serves a variant has is a counter.
     """
-    return shape.replace(_SERVE, "r = " if counted else "return ").replace(
-        _SERVED, "; return r()" if counted else ""
+    return shape.replace(_SERVE, "return next(" if counted else "return ").replace(
+        _SERVED, ")" if counted else ""
     )
 
 

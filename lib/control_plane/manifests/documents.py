@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from control_plane.errors import ManifestInvalid
 from control_plane.log.canonical import Json, canonical, sha256_hex
-from control_plane.names import MANIFEST_KINDS, VERSIONED_KINDS, is_name
+from control_plane.names import MANIFEST_KINDS, MAX_DEPTH, VERSIONED_KINDS, is_name
 
 KINDS = MANIFEST_KINDS
 SEALS = ("checksum_sha256", "signature")
@@ -102,6 +102,19 @@ def sealed(document: Mapping[str, Json], key_id: str, signature: bytes) -> dict[
         "checksum_sha256": checksum(bare),
         "signature": f"ed25519:{key_id}:{text}",
     }
+
+
+def containers(root: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every mapping and list with its path, without recursion, and not below the depth allowed."""
+    pending: list[tuple[tuple[str | int, ...], Any]] = [((), root)]
+    while pending:
+        path, value = pending.pop()
+        yield path, value
+        if len(path) < MAX_DEPTH:
+            steps = value.items() if isinstance(value, dict) else enumerate(value)
+            pending.extend(
+                ((*path, step), inner) for step, inner in steps if isinstance(inner, (dict, list))
+            )
 
 
 def _word(value: Any) -> str:

@@ -65,6 +65,9 @@ class Finding:
     expected: str
     found: str
     cure: str = ""
+    keyword: str = ""
+    conditional: bool = False
+    """Whether another part of the schema decided that this part is asked at all."""
 
 
 class CompiledSchema:
@@ -94,17 +97,21 @@ class CompiledSchema:
     def first_finding(self, value: Json) -> Finding | None:
         """The first reason the value is refused, None when it is valid."""
         if self._multiplies and _takes_long(self._schema, value):
-            return Finding(
-                (),
-                f"at most {MAX_JUDGEMENTS} applications of the schema",
-                "more",
-                "its branches multiply with the depth of the value",
-            )
+            return _TAKES_LONG
         try:
             self._validator.validate(value)
         except self._error as error:
             return self._worded(error, titled=False)
         return None
+
+    def findings(self, value: Json, limit: int) -> list[Finding]:
+        """Up to ``limit`` reasons the value is refused, none when it is valid."""
+        if self._multiplies and _takes_long(self._schema, value):
+            return [_TAKES_LONG]
+        if self._validator.is_valid(value):
+            return []
+        errors = islice(self._validator.iter_errors(value), limit)
+        return [self._worded(error, titled=False) for error in errors]
 
     def nearest_finding(self, value: Json) -> Finding | None:
         """The reason nearest the top of the value, where an author looks first.
@@ -125,12 +132,18 @@ class CompiledSchema:
             # A key has no place of its own: it is told at the mapping that has it.
             inner = self._worded(error.kind.error, titled=titled)
             path = tuple(error.instance_path)
-            return Finding(path, f"keys that are {inner.expected}", inner.found, inner.cure)
+            return Finding(
+                path, f"keys that are {inner.expected}", inner.found, inner.cure,
+                "propertyNames", inner.conditional or _is_conditional(error),
+            )  # fmt: skip
         place = self._at(error.schema_path[:-1])
         expected, cure = _expected(error, place)
         if titled and error.kind.name in _TITLED and isinstance(place, Mapping):
             expected = place.get("title", expected)
-        return Finding(tuple(error.instance_path), expected, _found(error), cure)
+        return Finding(
+            tuple(error.instance_path), expected, _found(error), cure,
+            error.kind.name, _is_conditional(error),
+        )  # fmt: skip
 
     def _at(self, schema_path: list[Any]) -> Any:
         place: Any = self._schema
@@ -140,6 +153,14 @@ class CompiledSchema:
             except (KeyError, IndexError, TypeError):
                 return None
         return place
+
+
+_TAKES_LONG = Finding(
+    (),
+    f"at most {MAX_JUDGEMENTS} applications of the schema",
+    "more",
+    "its branches multiply with the depth of the value",
+)
 
 
 def compile_schema(schema: Any, *, path: Path = ()) -> CompiledSchema:
@@ -441,6 +462,11 @@ def _telling_branch(error: Any) -> Any:
     return fitting[0][0] if len(fitting) == 1 else error
 
 
+def _is_conditional(error: Any) -> bool:
+    """Whether the error may be due to a branch that another value chose; rather yes than no."""
+    return not _CONDITIONS.isdisjoint(map(str, error.schema_path))
+
+
 def _expected(error: Any, place: Any) -> tuple[str, str]:
     kind = error.kind
     name: str = kind.name
@@ -466,6 +492,9 @@ def _expected(error: Any, place: Any) -> tuple[str, str]:
     return _OTHERS.get(name, f"what {name} asks"), ""
 
 
+_CONDITIONS = frozenset(
+    ("if", "then", "else", "not", "anyOf", "oneOf", "contains", "dependentSchemas")
+)
 _TITLED = ("anyOf", "oneOf", "pattern")
 _TYPES = {
     "object": "a mapping", "array": "a list", "string": "a string", "number": "a number",

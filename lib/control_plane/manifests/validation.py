@@ -8,9 +8,7 @@ In this order, and the first refusal is the answer:
 3. the rules a schema cannot say, on what each environment will see:
    - flag: variants, weights and names of the flag itself and of each environment's merged result;
    - segment: names and operands of its rules;
-   - config: every environment's and tenant's merged values fit the config's own schema, and are
-     20 million leaves at most taken together; keys that start with ``$`` and ``${`` in text are
-     reserved;
+   - config: see `configs`;
    - agent: each tool is referred to once, by a specifier that parses;
    - tool: both schemas compile and refer to nothing outside themselves.
 
@@ -19,29 +17,28 @@ A refusal is one line: ``flag/x: expected …, found … at metadata.variants.on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from control_plane.configs.layers import BASE_TENANT, merged_config, tenant_of
 from control_plane.errors import (
     ChecksumMismatch,
     ManifestInvalid,
     SyntaxInvalid,
 )
 from control_plane.log.canonical import Json, parse_canonical
+from control_plane.manifests.configs import check_config, validate_config
 from control_plane.manifests.documents import (
     KINDS,
     blob,
     checksum,
+    containers,
     reference,
     signature_of,
 )
 from control_plane.manifests.environments import environments_of, merged_flag
 from control_plane.manifests.json_schema import (
     CompiledSchema,
-    Finding,
-    Path,
     compile_schema,
     refusal,
     shown,
@@ -50,11 +47,9 @@ from control_plane.manifests.json_schema import (
 from control_plane.manifests.loader import Document
 from control_plane.names import (
     MAX_CONFIG_BYTES,
-    MAX_CONFIG_LEAVES,
     MAX_DEPTH,
     MAX_MANIFEST_BYTES,
     check_name,
-    is_tenant,
 )
 from control_plane.schemas import schema
 
@@ -66,10 +61,6 @@ __all__ = [
     "validate_config",
     "validate_document",
 ]
-
-
-MAX_MERGED_LEAVES = 20_000_000
-"""How many leaves one config's schema judges: all environments' and tenants' merged values."""
 
 
 def validate(document: Json, *, what: str | None = None, environment: str | None = None) -> None:
@@ -143,26 +134,6 @@ def validate_blob(
     return document
 
 
-def validate_config(
-    base: Mapping[str, Any] | None,
-    tenant_documents: Iterable[Mapping[str, Any]],
-    environment: str | None,
-    *,
-    what: str | None = None,
-) -> None:
-    """Refuse a namespace whose merged values for one environment break the base's own schema.
-
-    ``base`` is the manifest ``database``, ``tenant_documents`` are ``database@…``.
-
-    Raises:
-        ManifestInvalid: naming the tenant and the place in the merged values.
-    """
-    if base is None or "schema" not in base["metadata"]:
-        return
-    compiled = compile_schema(base["metadata"]["schema"], path=("metadata", "schema"))
-    _check_merged(base, list(tenant_documents), [environment], compiled, what or reference(base))
-
-
 def max_bytes(kind: str) -> int:
     """The size of the largest blob a kind may have."""
     return MAX_CONFIG_BYTES if kind == "config" else MAX_MANIFEST_BYTES
@@ -197,7 +168,7 @@ def _envelope(document: Json, what: str | None) -> dict[str, Any]:
 
 
 def _check_depth(document: dict[str, Any], what: str) -> None:
-    for path, _ in _walk(document):
+    for path, _ in containers(document):
         if len(path) >= MAX_DEPTH:
             raise ManifestInvalid(f"{what}: expected at most {MAX_DEPTH} levels, found more", path)
 
@@ -210,19 +181,6 @@ def _check_size(document: dict[str, Any], what: str) -> None:
         raise ManifestInvalid(f"{what}: {error}") from error
     if size > limit:
         raise ManifestInvalid(f"{what}: expected at most {limit} bytes, found {size}")
-
-
-def _walk(root: Any) -> Iterator[tuple[Path, Any]]:
-    """Every mapping and list with its path, without recursion, and not below the depth allowed."""
-    pending: list[tuple[Path, Any]] = [((), root)]
-    while pending:
-        path, value = pending.pop()
-        yield path, value
-        if len(path) < MAX_DEPTH:
-            steps = value.items() if isinstance(value, dict) else enumerate(value)
-            pending.extend(
-                ((*path, step), inner) for step, inner in steps if isinstance(inner, (dict, list))
-            )
 
 
 def _check_repeated(document: dict[str, Any], what: str) -> None:
@@ -291,135 +249,6 @@ def _check_segment(document: dict[str, Any], what: str, environment: str | None)
             raise _flag_refusal(what, None, error) from error
 
 
-def _check_config(document: dict[str, Any], what: str, environment: str | None) -> None:
-    metadata = document["metadata"]
-    leaves = _check_leaves(metadata, what)
-    _check_tenants(metadata, what)
-    if tenant_of(document["name"])[1] or "schema" not in metadata:
-        return
-    compiled = compile_schema(metadata["schema"], path=("metadata", "schema"))
-    environments = _environments(document, environment) or [None]
-    _check_work(metadata, leaves, environments, what)
-    _check_merged(document, [], environments, compiled, what)
-
-
-def _check_work(
-    metadata: dict[str, Any], leaves: int, environments: list[str | None], what: str
-) -> None:
-    """Refuse what would take the store and every node minutes to judge.
-
-    ``leaves`` is how many the metadata holds in all; mostly that is few enough to count no more.
-    """
-    if leaves * len(environments) * (1 + len(metadata.get("tenants", {}))) <= MAX_MERGED_LEAVES:
-        return
-    values, blocks = _leaves(metadata.get("values", {})), metadata.get("environments", {})
-    base = sum(values + _leaves(blocks.get(environment, {})) for environment in environments)
-    merged = base * (1 + len(metadata.get("tenants", {})))
-    if merged > MAX_MERGED_LEAVES:
-        raise ManifestInvalid(
-            f"{what}: expected at most {MAX_MERGED_LEAVES} leaves when every tenant is merged,"
-            f" found {merged}; give tenants manifests of their own, or leave out the schema",
-            ("metadata", "tenants"),
-        )
-
-
-def _check_merged(
-    base: Mapping[str, Any],
-    tenant_documents: list[Mapping[str, Any]],
-    environments: list[str | None],
-    compiled: CompiledSchema,
-    what: str,
-) -> None:
-    for environment in environments:
-        for tenant, values in merged_config(base, tenant_documents, environment):
-            finding = compiled.first_finding(values)
-            if finding is not None:
-                raise _merged_refusal(what, base["metadata"], environment, tenant, finding)
-
-
-def _merged_refusal(
-    what: str,
-    metadata: Mapping[str, Any],
-    environment: str | None,
-    tenant: str,
-    finding: Finding,
-) -> ManifestInvalid:
-    """The refusal at the highest layer that holds the place, so that it leads to a line."""
-    layers: list[Path] = [("tenants", tenant), ("environments", environment or ""), ("values",)]
-    layer = next(
-        (layer for layer in layers if _holds(metadata, (*layer, *finding.path))), layers[-1]
-    )
-    seen = ([f"for {environment}"] if environment else []) + (
-        [f"for tenant {tenant}"] if tenant != BASE_TENANT else []
-    )
-    return refusal(": ".join([what, *seen]), finding, ("metadata", *layer))
-
-
-def _holds(value: Any, path: Path) -> bool:
-    for step in path:
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return False
-    return True
-
-
-def _check_leaves(metadata: dict[str, Any], what: str) -> int:
-    """How many leaves all blocks hold, each of them within the rules."""
-    leaves = 0
-    for block in ("values", "environments", "tenants"):
-        for path, value in _walk(metadata.get(block, {})):
-            place = ("metadata", block, *path)
-            leaves += _own_leaves(value)
-            if leaves > MAX_CONFIG_LEAVES:
-                raise ManifestInvalid(
-                    f"{what}: expected at most {MAX_CONFIG_LEAVES} leaves, found more", place
-                )
-            _check_reserved(value, place, what)
-    return leaves
-
-
-def _leaves(tree: Any) -> int:
-    return sum(_own_leaves(value) for _, value in _walk(tree))
-
-
-def _own_leaves(value: Any) -> int:
-    """How many leaves stand in a mapping itself."""
-    if not isinstance(value, dict):
-        return 0
-    return sum(1 for item in value.values() if not isinstance(item, dict) or not item)
-
-
-def _check_reserved(value: dict[str, Any] | list[Any], place: Path, what: str) -> None:
-    steps: Iterable[tuple[str | int, Any]] = (
-        value.items() if isinstance(value, dict) else enumerate(value)
-    )
-    for step, item in steps:
-        if isinstance(step, str) and step.startswith("$"):
-            raise refusal(
-                what, Finding((*place, step), "a key without a leading $", shown(step),
-                              "such keys are reserved"),
-            )  # fmt: skip
-        if isinstance(item, str) and "${" in item:
-            raise refusal(
-                what, Finding((*place, step), "text without ${", shown(item),
-                              "references are reserved"),
-            )  # fmt: skip
-
-
-def _check_tenants(metadata: dict[str, Any], what: str) -> None:
-    for tenant in metadata.get("tenants", {}):
-        if not is_tenant(tenant):
-            raise refusal(
-                what,
-                Finding(
-                    ("metadata", "tenants", tenant),
-                    "a tenant id of 1 to 128 bytes, NFC, without control characters",
-                    shown(tenant),
-                ),
-            )
-
-
 def _check_agent(document: dict[str, Any], what: str, environment: str | None) -> None:
     from control_plane.replica.resolution import tool_references
 
@@ -435,15 +264,7 @@ def _check_tool(document: dict[str, Any], what: str, environment: str | None) ->
 _RULES = {
     "flag": _check_flag,
     "segment": _check_segment,
-    "config": _check_config,
+    "config": check_config,
     "agent": _check_agent,
     "tool": _check_tool,
 }
-
-
-def _environments(document: dict[str, Any], environment: str | None) -> list[str | None]:
-    """The environments a document is checked for."""
-    named: list[str | None] = [*environments_of(document)]
-    if environment is not None and environment not in named:
-        named.append(environment)
-    return named

@@ -9,7 +9,11 @@ What this module decides, inside one write transaction per entry:
   other, so a kill works on the last good flag while a newer one is held, and a kill of an unknown
   flag makes a record that holds the kill only.
 - A configuration leaf is written only where its value or its layer changed, so the generation in a
-  record is that of the change that last made a difference.
+  record is that of the change that last made a difference. A change of a namespace writes the
+  leaves of every namespace that refers to it, in the same transaction.
+- A leaf whose references lead nowhere here keeps its last good value and is marked, and so told in
+  the log: the store lets none in, but a node that left out superseded values meets them in between,
+  and holding entries for each other's sake could last for ever.
 - A tool's change rewrites, in the same transaction, the resolution of every agent version that
   names the tool; which ones those are is held in memory and read from the records at the start.
 - A deletion leaves a record with status DELETED and no body. Configuration leaves just go: a path
@@ -24,17 +28,22 @@ Everything that can fail comes before the first write: ``serve`` and ``finish`` 
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
 
-from control_plane.configs.layers import compile_config, tenant_of
+from control_plane.configs.layers import tenant_of
+from control_plane.configs.references import Configuration, Documents, Leaf, mentioned
+from control_plane.errors import ManifestInvalid
 from control_plane.log.canonical import parse, sha256_hex
 from control_plane.log.fold import Head
 from control_plane.log.statements import Change, Key
-from control_plane.manifests.validation import validate_config
+from control_plane.manifests.configs import problems, refuse
+from control_plane.replica.authorship import Authored, move_leaves
 from control_plane.replica.compile import (
     check_shards,
     flag_body,
@@ -60,13 +69,16 @@ from control_plane.replica.format import (
     record_key,
 )
 from control_plane.replica.held import Held, HeldEntry
+from control_plane.replica.mentions import Mentions, mentions_of
 from control_plane.replica.plan import BLOBS, HEADS, Plan, Table
 from control_plane.replica.resolution import Offered, resolve
 
 MAX_STORED_BYTES = 32 << 20
 
-Leaves = dict[tuple[str, str], tuple[Any, str, bool]]
-"""Tenant and path → value, layer, whether the leaf is hidden."""
+Leaves = dict[tuple[str, str], Leaf]
+"""The leaves of one namespace by tenant and path."""
+
+logger = logging.getLogger("control_plane")
 
 
 class Unservable(Exception):
@@ -93,11 +105,13 @@ class Serving:
     plan: Plan
     generation: int
     keys: frozenset[Key]
+    authored: Authored | None
     skipped: list[Key] = field(default_factory=list)
     tools: set[str] = field(default_factory=set)
     agents: set[tuple[str, str]] = field(default_factory=set)
     namespaces: dict[str, dict[str, Any]] = field(default_factory=dict)
     segments: dict[str, Record | None] = field(default_factory=dict)
+    mentions: dict[str, frozenset[str]] = field(default_factory=dict)
 
 
 class Materialiser:
@@ -106,7 +120,10 @@ class Materialiser:
     def __init__(self, environment: str, held: Held, resolutions: Resolutions) -> None:
         self._environment = environment
         self._resolutions = resolutions
+        self._mentions: Mentions | None = None
         self.held = held
+        self.namespaces_served = 0
+        """How often configuration was served: what a held entry waits for may have come."""
 
     @classmethod
     def load(cls, environment: str, plan: Plan, held: Table) -> Materialiser:
@@ -115,9 +132,11 @@ class Materialiser:
 
     # Serving
 
-    def begin(self, plan: Plan, generation: int, keys: Iterable[Key]) -> Serving:
-        """Start serving an entry that touches these keys."""
-        return Serving(plan, generation, frozenset(keys))
+    def begin(
+        self, plan: Plan, generation: int, keys: Iterable[Key], authored: Authored | None = None
+    ) -> Serving:
+        """Start serving an entry that touches these keys; ``authored`` is what its author said."""
+        return Serving(plan, generation, frozenset(keys), authored)
 
     def serve(self, serving: Serving, change: Change, checked: Checked | None) -> None:
         """Put one change's value into the plan; ``checked`` is None where a change has no blob.
@@ -146,8 +165,10 @@ class Materialiser:
             InputInvalid: merged values break their schema, or requirements cannot be read.
         """
         self._finish_segments(serving)
-        self._finish_configs(serving)
+        mentions = self._finish_configs(serving)
         self._resolutions.rewrite(serving)
+        self._mentions = mentions
+        self.namespaces_served += bool(serving.namespaces)
 
     # Settling
 
@@ -237,26 +258,66 @@ class Materialiser:
         stored = _stored_key("config", change.name)
         if checked is None:
             plan.remove(BLOBS, stored)
+            serving.mentions[change.name] = frozenset()
         else:
             plan.put(BLOBS, stored, checked.blob)
+            serving.mentions[change.name] = mentioned(checked.document)
 
-    def _finish_configs(self, serving: Serving) -> None:
-        """Merge each namespace once, after all its documents: none need be valid in between."""
-        for namespace, before in serving.namespaces.items():
-            after = _config_documents(serving.plan, namespace)
-            tenants = [after[name] for name in sorted(after) if name != namespace]
-            if tenants:
+    def _finish_configs(self, serving: Serving) -> Mentions | None:
+        """Merge each namespace once, after all its documents: none need be valid in between.
+
+        Who mentions whom from now on is returned, to be kept when the whole entry is served.
+        """
+        if not serving.namespaces:
+            return self._mentions
+        plan, changed = serving.plan, serving.namespaces
+        mentions = self._read_mentions(serving).changed(serving.mentions)
+        before = Configuration(
+            self._environment,
+            lambda name: _documents(
+                name, changed[name] if name in changed else _config_documents(plan, name)
+            ),
+        )
+        after = Configuration(
+            self._environment, lambda name: _documents(name, _config_documents(plan, name))
+        )
+        for name in mentions.resting_on(changed):
+            documents = after.documents(name)
+            if documents[1] or after.speaks(name):
                 # A base alone was judged with its values merged when its bytes were.
-                validate_config(after.get(namespace), tenants, self._environment)
-            _rewrite_leaves(
-                serving, self._leaves(before, namespace), self._leaves(after, namespace)
-            )
+                self._check_namespace(after, name, documents)
+            self._rewrite_namespace(serving, name, before, after)
+        return mentions
 
-    def _leaves(self, documents: Mapping[str, Any], namespace: str) -> Leaves:
-        if not documents:
-            return {}
-        tenants = [documents[name] for name in sorted(documents) if name != namespace]
-        return compile_config(documents.get(namespace), tenants, self._environment)
+    def _check_namespace(
+        self, configuration: Configuration, name: str, documents: Documents
+    ) -> None:
+        # What cannot be made out keeps its last good value: it is no reason to hold the others.
+        refuse(problems(configuration, name, documents, unfollowed=False))
+
+    def _rewrite_namespace(
+        self, serving: Serving, name: str, before: Configuration, after: Configuration
+    ) -> None:
+        unknown: set[tuple[str, str]] = set()
+        failed: dict[tuple[str, str], ManifestInvalid] = {}
+
+        def was_unknown(tenant: str, path: str, error: ManifestInvalid) -> None:
+            unknown.add((tenant, path))
+
+        def is_unknown(tenant: str, path: str, error: ManifestInvalid) -> None:
+            failed[tenant, path] = error
+
+        old, new = before.leaves(name, was_unknown), after.leaves(name, is_unknown)
+        _rewrite_leaves(serving, old, new, unknown, set(failed))
+        for error in failed.values():
+            logger.warning("last good value stays: %s", error)
+
+    def _read_mentions(self, serving: Serving) -> Mentions:
+        if self._mentions is not None:
+            return self._mentions
+        prefix = _stored_key("config", "")
+        stored = serving.plan.items(BLOBS, prefix)
+        return mentions_of(((key[len(prefix) :].decode(), data) for key, data in stored), _document)
 
     def _versioned(self, serving: Serving, change: Change, checked: Checked | None) -> None:
         if change.kind == "tool":
@@ -381,21 +442,60 @@ def _put_resolution(serving: Serving, agent: tuple[str, str], tools: Tools) -> t
     return tuple(resolved)
 
 
-def _rewrite_leaves(serving: Serving, before: Leaves, after: Leaves) -> None:
-    for place in before.keys() - after.keys():
-        serving.plan.remove_record(record_key(CONFIG, *place))
-        serving.plan.settle()
+def _rewrite_leaves(
+    serving: Serving,
+    before: Leaves,
+    after: Leaves,
+    unknown: set[tuple[str, str]],
+    failed: set[tuple[str, str]],
+) -> None:
+    """Write what changed; ``unknown`` leaves were not made out before, ``failed`` are not now."""
+    plan, generation = serving.plan, serving.generation
+    moved: Counter[int] = Counter()
+    for place in (before.keys() | unknown) - after.keys() - failed:
+        key = record_key(CONFIG, *place)
+        moved[_leaf_generation(plan, key)] -= 1
+        plan.remove_record(key)
+        plan.settle()
     for (tenant, path), leaf in after.items():
         # 1 and True are equal in Python and two values in JSON: compare what would be stored.
         old = before.get((tenant, path))
         if old is not None and leaf_body(path, old, 0) == leaf_body(path, leaf, 0):
             continue
-        body = leaf_body(path, leaf, serving.generation)
-        serving.plan.put_record(
-            record_key(CONFIG, tenant, path), CONFIG, body,
-            head=serving.generation, served=serving.generation,
-        )  # fmt: skip
-        serving.plan.settle()
+        key = record_key(CONFIG, tenant, path)
+        body = leaf_body(path, leaf, generation)
+        if old is not None or (tenant, path) in unknown:
+            moved[_leaf_generation(plan, key)] -= 1
+        moved[generation] += 1
+        plan.put_record(key, CONFIG, body, head=generation, served=generation)
+        plan.settle()
+    for place in sorted(failed):
+        _mark_leaf(plan, record_key(CONFIG, *place), generation)
+        plan.settle()
+    moved.pop(0, None)
+    move_leaves(plan, moved, generation, serving.authored)
+
+
+def _leaf_generation(plan: Plan, key: bytes) -> int:
+    """The generation a leaf names; 0 where it has no value."""
+    record = plan.record(key)
+    return 0 if record is None or not record.body else record.served_generation
+
+
+def _mark_leaf(plan: Plan, key: bytes, generation: int) -> None:
+    """Say that a leaf's newest value could not be made out; its last good one stays."""
+    before = plan.record(key)
+    if before is None or not before.body:
+        plan.put_record(key, CONFIG, b"", head=generation, served=0, status=NO_VALUE)
+        return
+    plan.put_record(
+        key, CONFIG, before.body,
+        head=generation, served=before.served_generation, status=HEAD_HELD,
+    )  # fmt: skip
+
+
+def _documents(name: str, documents: Mapping[str, Any]) -> Documents:
+    return documents.get(name), [documents[each] for each in sorted(documents) if each != name]
 
 
 def _config_documents(plan: Plan, namespace: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@
   ``rules`` where it has them; a shard: hashes. Hashes are the sorted first 16 bytes of SHA-256 of
   each member's UTF-8, one after the other.
 - config: one leaf per path, msgpack ``[full path, value, layer, generation]``; where a base leaf
-  is gone for a tenant ``[full path, nil, "hidden", generation, true]``.
+  is gone for a tenant ``[full path, nil, "hidden", generation, true]``; where the text refers to
+  other leaves ``[full path, value, layer, generation, false, their paths]``.
 - agent, tool: the exact blob, which has no code here.
 
 The same documents give the same bytes everywhere, and nothing here needs more than the library's
@@ -15,13 +16,14 @@ own packages: documents are validated elsewhere, what cannot be compiled is refu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
 import msgpack
 
-from control_plane.configs.layers import compile_config
+from control_plane.configs.layers import tenant_of
+from control_plane.configs.references import Configuration, Documents, Leaf
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.compile import check_flag
 from control_plane.feature_flags.definition import parse_segment_rules
@@ -153,23 +155,36 @@ def config_records(
     tenant_documents: Iterable[Mapping[str, Any]],
     environment: str | None,
     generation: int,
+    others: Callable[[str], Documents | None] = lambda _: (None, []),
 ) -> dict[tuple[str, str], bytes]:
     """The records of one namespace by ``(tenant, path)``, all of one generation.
 
+    ``others`` gives the documents of the namespaces that its text refers to.
+
     Raises:
-        ManifestInvalid: when the schema's defaults are without bound.
+        ManifestInvalid: when the schema's defaults are without bound, or a reference leads nowhere.
     """
-    leaves = compile_config(base, tenant_documents, environment)
+    documents: Documents = (base, list(tenant_documents))
+    named = documents[1] if base is None else [base]
+    if not named:
+        return {}
+    name = tenant_of(named[0]["name"])[0]
+    configuration = Configuration(
+        environment, lambda asked: documents if asked == name else others(asked)
+    )
+    leaves = configuration.leaves(name)
     return {
         (tenant, path): leaf_body(path, leaf, generation) for (tenant, path), leaf in leaves.items()
     }
 
 
-def leaf_body(path: str, leaf: tuple[Any, str, bool], generation: int) -> bytes:
-    """The record of one leaf ``(value, layer, hidden)`` last changed by that generation."""
-    value, layer, hidden = leaf
+def leaf_body(path: str, leaf: Leaf, generation: int) -> bytes:
+    """The record of one leaf ``(value, layer, hidden, paths)`` last changed by that generation."""
+    value, layer, hidden, paths = leaf
     if hidden:
         return _packed([path, None, "hidden", generation, True])
+    if paths:
+        return _packed([path, value, layer, generation, False, list(paths)])
     return _packed([path, value, layer, generation])
 
 

@@ -106,8 +106,33 @@ class Replica:
             ReplicaCorrupt: LMDB found the file damaged.
             ReplicaUnavailable: the replica was closed.
         """
-        with self._lock:
-            return self._at_once(keys) or self._snapshot(_copy, keys)
+        # Not ``with``: acquire and release are a sixth of this call cheaper.
+        lock = self._lock
+        lock.acquire()
+        try:
+            # What `_snapshot` does where its first attempt is the last, at half the cost.
+            words = self.words
+            try:
+                transaction = self._environment.begin()
+                txn_id: int = transaction.id()
+                # Rule 1, T == h, and rule 2 before and after the copy.
+                if ROUNDS > 0 and words[_TXN] == txn_id >= words[_SAFE]:
+                    copied: list[bytes | None]
+                    if len(keys) == 1:
+                        copied = [transaction.get(keys[0], None, self._records)]
+                    else:
+                        copied = _copy(transaction, self._records, keys)
+                    transaction.abort()
+                    if words[_SAFE] <= txn_id:
+                        return txn_id, copied
+                else:
+                    transaction.abort()
+            except (lmdb.Error, AttributeError):
+                # Closed, or something moves or is wrong: the long way decides what.
+                pass
+            return self._snapshot(_copy, keys)
+        finally:
+            lock.release()
 
     def scan(self, prefix: bytes, limit: int = 1 << 20) -> tuple[int, list[tuple[bytes, bytes]]]:
         """Return (transaction id, up to ``limit`` (key, raw record) pairs in key order).
@@ -146,31 +171,6 @@ class Replica:
         OPEN.release(self)
 
     # Everything below runs under self._lock, or before the replica is shared.
-
-    def _at_once(self, keys: tuple[bytes, ...]) -> tuple[int, list[bytes | None]] | None:
-        """What `_snapshot` reads where its first attempt is the last, at half the cost.
-
-        None where something moves or is wrong: it decides what, and whether to try at all.
-        """
-        if ROUNDS < 1:
-            return None
-        words = self.words
-        try:
-            transaction = self._environment.begin()
-            txn_id: int = transaction.id()
-            # Rule 1, T == h, and rule 2 before and after the copy.
-            if txn_id != words[_TXN] or words[_SAFE] > txn_id:
-                transaction.abort()
-                return None
-            copied: list[bytes | None]
-            if len(keys) == 1:
-                copied = [transaction.get(keys[0], None, self._records)]
-            else:
-                copied = _copy(transaction, self._records, keys)
-            transaction.abort()
-        except (lmdb.Error, AttributeError):
-            return None
-        return (txn_id, copied) if words[_SAFE] <= txn_id else None
 
     def _snapshot(self, copy: Callable[..., Result], *arguments: object) -> tuple[int, Result]:
         words = self.words
@@ -263,7 +263,7 @@ class View:
         Raises:
             ViewExpired: see `read`.
         """
-        [value] = self._checked(_copy, self._replica._log, (b"generation",))
+        [value] = self.read_log(b"generation")
         return int.from_bytes(value or b"", "little")
 
     def read(self, *keys: bytes) -> list[bytes | None]:
@@ -275,6 +275,22 @@ class View:
             ReplicaCorrupt: LMDB found the file damaged.
         """
         return self._checked(_copy, self._replica._records, keys)
+
+    def read_log(self, *keys: bytes) -> list[bytes | None]:
+        """Return what the writer keeps about its commits under each key, None where nothing.
+
+        Raises:
+            ViewExpired | ReplicaCorrupt: as `read`.
+        """
+        return self._checked(_copy, self._replica._log, keys)
+
+    def read_log(self, *keys: bytes) -> list[bytes | None]:
+        """Return what the writer keeps about its commits under each key, None where nothing.
+
+        Raises:
+            ViewExpired | ReplicaCorrupt: as `read`.
+        """
+        return self._checked(_copy, self._replica._log, keys)
 
     def scan(
         self, prefix: bytes, limit: int = 1 << 20, database: Any = None

@@ -2,8 +2,9 @@
 
 - Records are what readers see. Storing the bytes that are there already is no change, and only a
   class of which a record changed has its revision raised.
-- The other sub-databases are the writer's own memory; no reader looks into them, but for the key
-  ``generation`` of ``log``, which tells a view the generation of its snapshot.
+- The other sub-databases are the writer's own memory; no reader looks into them, but for two
+  things in ``log``: ``generation``, which tells a view the generation of its snapshot, and which
+  configuration records the last commits changed (`changed.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import lmdb
 
 from control_plane.replica import format
+from control_plane.replica.changed import MAX_NAMED_KEYS, note_changes
 from control_plane.replica.header import CONFIG_REVISION, FLAGS_REVISION, REGISTRY_REVISION
 
 DATABASES = ("records", "heads", "held", "blobs", "log", "staging")
@@ -66,11 +68,13 @@ class WriteTransaction:
     """Changes that become visible together when the ``with`` block of `ReplicaWriter.write` ends.
 
     ``generation`` is the snapshot's generation; set it to the last entry's. ``heads``, ``held``,
-    ``blobs``, ``log`` and ``staging`` are the sub-databases no reader looks into (but for the key
-    ``generation`` of ``log``, which belongs to this class).
+    ``blobs``, ``log`` and ``staging`` are the sub-databases no reader looks into (but for the keys
+    of ``log`` that `finish` writes, which belong to this class).
     """
 
     __slots__ = (
+        "_before",
+        "_configs",
         "_records",
         "blobs",
         "generation",
@@ -90,7 +94,9 @@ class WriteTransaction:
         self.blobs = Table(transaction, databases["blobs"])
         self.log = Table(transaction, databases["log"])
         self.staging = Table(transaction, databases["staging"])
-        self.generation = int.from_bytes(self.log.get(GENERATION_KEY) or b"", "little")
+        self._before = int.from_bytes(self.log.get(GENERATION_KEY) or b"", "little")
+        self.generation = self._before
+        self._configs: set[bytes] = set()  # the configuration records that this one changed
         self.touched: set[int] = set()  # the class revision words this transaction will raise
 
     def get_record(self, key: bytes) -> format.Record | None:
@@ -133,15 +139,28 @@ class WriteTransaction:
         """Store a record that `encode_record` made for this key, as ``put_record`` does."""
         if self._records.get(key) != data:
             self._records.put(key, data)
-            self.touched.add(CLASS_OF_KIND[key[0]])
+            self._touch(key)
 
     def delete_record(self, key: bytes) -> None:
         """Remove a record if it is there."""
         if self._records.get(key) is not None:
             self._records.delete(key)
-            self.touched.add(CLASS_OF_KIND[key[0]])
+            self._touch(key)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, format.Record]]:
         """Yield (key, record) in key order; collect them before changing records."""
         for key, data in self._records.items(prefix):
             yield key, format.decode_record(key, data)
+
+    def finish(self) -> None:
+        """Write down what this transaction is; called last, right before it commits."""
+        if self.generation != self._before:
+            self.log.put(GENERATION_KEY, self.generation.to_bytes(8, "little"))
+        if self._configs:
+            note_changes(self.log, self._configs)
+
+    def _touch(self, key: bytes) -> None:
+        self.touched.add(CLASS_OF_KIND[key[0]])
+        # One more than a slot names says enough: a huge change set is not gathered here as well.
+        if key[0] == format.CONFIG and len(self._configs) <= MAX_NAMED_KEYS:
+            self._configs.add(key)

@@ -53,7 +53,7 @@ from control_plane.replica.header import (
 )
 from control_plane.replica.pins import MINIMUM_SECONDS, SETTLE_SECONDS, Pins
 from control_plane.replica.source import FORMAT_FOLDER
-from control_plane.replica.transaction import GENERATION_KEY, WriteTransaction
+from control_plane.replica.transaction import WriteTransaction
 
 __all__ = ["ReplicaWriter", "WriteTransaction"]
 
@@ -426,10 +426,8 @@ class ReplicaWriter:
             transaction = folder.environment.begin(write=True)
         try:
             changes = WriteTransaction(transaction, folder.databases)
-            before = changes.generation
             yield changes
-            if changes.generation != before:
-                changes.log.put(GENERATION_KEY, changes.generation.to_bytes(8, "little"))
+            changes.finish()
             folder.owed |= changes.touched
             transaction.commit()
         except lmdb.BadValsizeError as error:

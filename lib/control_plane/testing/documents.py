@@ -14,8 +14,9 @@ Every document is validated before a record is made of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 import msgpack
@@ -24,8 +25,12 @@ from control_plane.configs.layers import same, tenant_of
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.segments import shard_of
 from control_plane.log.canonical import canonical, sha256_hex
+from control_plane.log.statements import STATUSES
 from control_plane.manifests.documents import blob
-from control_plane.manifests.validation import validate, validate_config
+from control_plane.manifests.loader import Document, load_paths
+from control_plane.manifests.validation import validate, validate_config, validate_document
+from control_plane.names import CHANNEL as CHANNEL_NAME
+from control_plane.names import check_name
 from control_plane.replica.compile import config_records, flag_body, segment_body, shard_body
 from control_plane.replica.format import (
     AGENT,
@@ -39,9 +44,10 @@ from control_plane.replica.format import (
     record_key,
 )
 from control_plane.replica.resolution import Offered, resolve
+from control_plane.testing.plain import plain
 
 MAX_INLINE_MEMBERS = 500
-CONFIG_METADATA = {"schema", "values", "environments", "tenants", "description"}
+CONFIG_METADATA = {"schema", "values", "environments", "tenants", "lists", "description"}
 VERSIONED = {"agent": AGENT, "tool": TOOL}
 
 Body = tuple[int, bytes]
@@ -66,13 +72,28 @@ class Documents:
 
     def with_flag(self, name: str, flag: Mapping[str, Any] | bool | None) -> Documents:
         """With this flag; None takes it away."""
+        _check_name("flag", name)
         if flag is None:
             return replace(self, flags=_without(self.flags, name))
         document = {"kind": "flag", "name": name, "metadata": _flag_metadata(flag)}
         return replace(self, flags={**self.flags, name: self._valid(document)})
 
+    def with_files(self, paths: Iterable[str | PathLike[str]]) -> Documents:
+        """With the manifests of these files and folders; the last version in a name is stable."""
+        documents = load_paths(paths)
+        following = self
+        # What others are checked against, or resolve to, comes first.
+        for document in sorted(documents, key=_order):
+            validate_document(document, environment=self.environment)
+            value: dict[str, Any] = document.value
+            following = _STEPS[value["kind"]](following, value)
+        return following
+
     def with_kill(self, flag: str, variant: str | None) -> Documents:
-        """With this kill in force."""
+        """With this kill in force; its variant may come with a later definition of the flag."""
+        _check_name("flag", flag)
+        if variant is not None:
+            _check_text(f"kill/{flag} variant", variant)
         return replace(self, kills={**self.kills, flag: {"variant": variant}})
 
     def without_kill(self, flag: str) -> Documents:
@@ -81,12 +102,10 @@ class Documents:
 
     def with_segment(self, name: str, segment: Segment) -> Documents:
         """With these members, and no others, in the segment; or with metadata that has more."""
-        metadata: dict[str, Any] = (
-            dict(segment) if isinstance(segment, Mapping) else {"members": segment}
-        )
+        _check_name("segment", name)
+        metadata = _segment_metadata(name, segment)
         shown = metadata
         if "members" in metadata:
-            metadata["members"] = sorted(set(metadata["members"]))
             shown = metadata | {"members": metadata["members"][:1]}
         self._valid({"kind": "segment", "name": name, "metadata": shown})
         segment_body({"name": name, "metadata": metadata})
@@ -94,6 +113,7 @@ class Documents:
 
     def with_config(self, name: str, config: Mapping[str, Any] | None) -> Documents:
         """With this namespace (or ``database@acme``, one tenant's part); None takes it away."""
+        _check_name("config", name)
         if config is None:
             configs = _without(self.configs, name)
         else:
@@ -108,6 +128,9 @@ class Documents:
         self, kind: str, document: Mapping[str, Any], channel: str | None = "stable"
     ) -> Documents:
         """With this version of an agent or tool, and the channel moved to it unless None."""
+        if not isinstance(document, Mapping):
+            found = type(document).__name__
+            raise ManifestInvalid(f"{kind}: expected a document as mapping, found {found}")
         whole = self._valid({"kind": kind, "version": "1.0.0", **document})
         if whole["kind"] != kind:
             raise ManifestInvalid(f"expected kind {kind}, found {whole['kind']}", ("kind",))
@@ -117,17 +140,32 @@ class Documents:
 
     def with_channel(self, kind: str, name: str, version: str, channel: str) -> Documents:
         """With the channel moved to that version."""
+        _check_text("channel", channel)
+        if CHANNEL_NAME.fullmatch(channel) is None:
+            pattern = CHANNEL_NAME.pattern
+            raise ManifestInvalid(f"channel: expected a name like {pattern}, found {channel!a}")
         return replace(self, channels={**self.channels, (kind, name, channel): version})
 
     def with_status(
         self, kind: str, name: str, version: str, status: Mapping[str, Any]
     ) -> Documents:
         """With the version deprecated, yanked or active again."""
+        for what, text in {"kind": kind, "name": name, "version": version}.items():
+            _check_text(what, text)
+        what = f"{kind}/{name}@{version}"
+        if (kind, name, version) not in self.versions:
+            raise ManifestInvalid(f"status: expected a version that is published, found {what!a}")
+        if status["status"] not in STATUSES:
+            expected, found = ", ".join(STATUSES), ascii(status["status"])
+            raise ManifestInvalid(f"{what}: expected a status of {expected}, found {found:.80}")
+        for field_name in ("reason", "successor"):
+            if status[field_name] is not None:
+                _check_text(f"{what} {field_name}", status[field_name])
         return replace(self, statuses={**self.statuses, (kind, name, version): dict(status)})
 
-    def namespace(self, name: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    def namespace(self, name: str) -> tuple[Mapping[str, Any] | None, list[Mapping[str, Any]]]:
         """A namespace's own document and those of single tenants."""
-        tenants = [
+        tenants: list[Mapping[str, Any]] = [
             document for other, document in self.configs.items() if other.startswith(f"{name}@")
         ]
         return self.configs.get(name), tenants
@@ -168,7 +206,7 @@ class Documents:
     def _config_records(self, generation: int) -> Iterator[tuple[bytes, Body]]:
         for name in dict.fromkeys(tenant_of(name)[0] for name in self.configs):
             base, tenants = self.namespace(name)
-            leaves = config_records(base, tenants, self.environment, generation)
+            leaves = config_records(base, tenants, self.environment, generation, self.namespace)
             for (tenant, path), body in leaves.items():
                 yield record_key(CONFIG, tenant, path), (CONFIG, body)
 
@@ -195,8 +233,26 @@ class Documents:
         return Offered(versions, known, self.channels.get(("tool", tool, "stable")))
 
     def _valid(self, document: dict[str, Any]) -> dict[str, Any]:
-        validate(document, environment=self.environment)
-        return document
+        valid: dict[str, Any] = plain(_shown_name(document), document)
+        validate(valid, environment=self.environment)
+        return valid
+
+
+_STEPS: dict[str, Callable[[Documents, dict[str, Any]], Documents]] = {
+    "config": lambda documents, it: documents.with_config(it["name"], it["metadata"]),
+    "segment": lambda documents, it: documents.with_segment(it["name"], it["metadata"]),
+    "flag": lambda documents, it: documents.with_flag(it["name"], it["metadata"]),
+    "tool": lambda documents, it: documents.with_version("tool", it),
+    "agent": lambda documents, it: documents.with_version("agent", it),
+}
+
+
+def _order(document: Document) -> tuple[int, str]:
+    """Kinds in the order of the steps, and a tenant's part of a namespace after the namespace."""
+    kind = str(document.value.get("kind"))
+    kinds = list(_STEPS)
+    name = str(document.value.get("name")) if kind == "config" else ""
+    return kinds.index(kind) if kind in kinds else len(kinds), name
 
 
 def _unless_same(leaf: Body, before: Body | None) -> Body:
@@ -212,16 +268,48 @@ def _unless_same(leaf: Body, before: Body | None) -> Body:
     )
 
 
-def _flag_metadata(flag: Mapping[str, Any] | bool) -> dict[str, Any]:
+def _flag_metadata(flag: Mapping[str, Any] | bool) -> Mapping[str, Any]:
     if isinstance(flag, bool):
         return {"variants": {"on": True, "off": False}, "default": "on" if flag else "off"}
-    return dict(flag)
+    return flag
 
 
-def _config_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
-    if "values" in config and CONFIG_METADATA.issuperset(config):
-        return dict(config)
-    return {"values": dict(config)}
+def _config_metadata(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(config, Mapping) and "values" in config and CONFIG_METADATA.issuperset(config):
+        return config
+    return {"values": config}
+
+
+def _segment_metadata(name: str, segment: Segment) -> dict[str, Any]:
+    """A segment's metadata with its members once each, in order."""
+    what = f"segment/{name}"
+    if isinstance(segment, str | bytes) or not isinstance(segment, Iterable):
+        found = type(segment).__name__
+        raise ManifestInvalid(f"{what}: expected members or metadata, found {found}")
+    if not isinstance(segment, Mapping):
+        segment = {"members": list(segment)}
+    metadata: dict[str, Any] = plain(what, segment, ("metadata",))
+    members = metadata.get("members")
+    if isinstance(members, list):
+        for at, member in enumerate(members):
+            _check_text(f"{what} metadata.members.{at}", member)
+        metadata["members"] = sorted(set(members))
+    return metadata
+
+
+def _check_name(kind: str, name: str) -> None:
+    _check_text(f"name of a {kind}", name)
+    check_name(kind, name)
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(plain(what, value), str):
+        raise ManifestInvalid(f"{what}: expected text, found {type(value).__name__}")
+
+
+def _shown_name(document: Mapping[str, Any]) -> str:
+    """``flag/x`` for errors, whatever the name is."""
+    return f"{document['kind']!s:.60}/{document.get('name')!s:.60}"
 
 
 def _shard_bits(count: int) -> int | None:
