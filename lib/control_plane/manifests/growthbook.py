@@ -103,7 +103,7 @@ def _parts(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"GrowthBook features: expected one of {names}, found {name!r}", (name,)
             )
     for name in ("features", "savedGroups"):
-        part = value.get(name) or {}
+        part = value.get(name, {})
         if not isinstance(part, dict):
             what = type(part).__name__
             raise ManifestInvalid(
