@@ -41,8 +41,8 @@ VERSIONS: Final = (
 _OURS: Final = frozenset(("user_id", "tenant_id", "targeting_key", "targetingKey"))
 _EXACT: Final = 1 << 53
 _SCALARS: Final = (str, int, float, bool)
-# Below every number but -inf, and no text is: only numbers hold.
-_NUMBER: Final = {"gte": -1.7976931348623157e308}
+# Every number that ``before`` and ``after`` take for seconds is above, and no text is.
+_NUMBER: Final = {"gt": -(10**15)}
 _BROKEN_ESCAPE: Final = re.compile(r"~([^01]|$)")
 _CLAUSE: Final = frozenset(("attribute", "contextKind", "negate", "op", "values", "id"))
 
