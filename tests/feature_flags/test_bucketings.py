@@ -293,8 +293,7 @@ def test_what_explains_a_flag_finds_what_its_code_finds(name: str, unit: Any, pl
     asked = Asking(lambda *_: False, lambda *_: None, lambda: 0.0)
     walk = Walk("flag", parse_definition(flag), None, asked, None, None, context)
     assert (walk.variant, walk.rule) == (details[1], details[3])
-    split = details[3] in ("out", "zero", "rest")
-    assert details[2] == ("SPLIT" if split else "DEFAULT" if details[3] is None else details[2])
+    assert details[2] == ("DEFAULT" if details[3] is None else "SPLIT")
 
 
 def test_what_explains_a_flag_names_points() -> None:

@@ -560,8 +560,8 @@ class _Reading:
     """
 
     __slots__ = (
-        "_attributes", "_bucketing", "_flags", "_hashes", "_needs", "_operands", "_ruled", "_salt",
-        "_seed", "_sites", "constants", "shape",
+        "_attributes", "_bucketing", "_flags", "_hashes", "_needs", "_operands", "_ranged",
+        "_ruled", "_salt", "_seed", "_sites", "constants", "shape",
     )  # fmt: skip
 
     def __init__(self, flag: Definition, name: str, seed: int) -> None:
@@ -609,14 +609,14 @@ class _Reading:
         return self._attribute(path)
 
     def _rule(self, rule: Rule) -> RuleShape:
-        self._ruled = rule
+        self._ruled, self._ranged = rule, False
         conditions = self._all(rule.conditions) if rule.conditions else ()
         entries = [entry for entry in rule.split if entry[1]] if rule.split else []
         asks = entries or ("members" in self._needs and _mentions(conditions, SEGMENT))
         by = self._attribute(rule.by) if asks else -1
         if not entries:
-            chosen = any(condition.word == BUCKET for condition in rule.conditions)
-            self._sites.append(Site(SPLIT if chosen else TARGETING_MATCH, rule.serve, rule.name))
+            reason = SPLIT if self._ranged else TARGETING_MATCH
+            self._sites.append(Site(reason, rule.serve, rule.name))
             return conditions, by, 0
         if self._bucketing != bucketing.NAME:
             self._imported_split(rule, entries)
@@ -650,6 +650,7 @@ class _Reading:
     def _bucket(self, bucket: Bucket) -> ConditionShape:
         from control_plane.feature_flags.bucketings import range_hashing
 
+        self._ranged = True
         attribute = self._attribute(bucket.by or self._ruled.by)
         salt = bucket.salt or self._ruled.salt or self._salt
         name = bucket.bucketing or self._bucketing
