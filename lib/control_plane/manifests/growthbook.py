@@ -85,8 +85,12 @@ def import_growthbook(
             continue
         documents[found.document["name"]] = found.document
         changes += [Problem(("features", key), f"flag {key}: {text}") for text in found.changes]
-    notes = (_ATTRIBUTES, _LISTS.format(", ".join(lists) or "none"))
-    return Imported(tuple(documents.values()), tuple(problems), tuple(changes), notes)
+    notes = [_ATTRIBUTES, _LISTS.format(", ".join(lists) or "none")]
+    if source.value.get("experiments"):
+        notes.append(
+            "automatic experiments (visual editor, redirects) are no features and left out"
+        )
+    return Imported(tuple(documents.values()), tuple(problems), tuple(changes), tuple(notes))
 
 
 def _parts(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -213,19 +217,19 @@ class _Feature:
         self._feature = feature
         self._conditions = Conditions(features.groups, features.lists)
         self._changes: list[str] = []
-        self._version = next(map(_version, filter(_hashes, feature.get("rules") or [])), 0)
+        self._written = feature.get("rules") or []
+        if not isinstance(self._written, list):
+            refuse((*self._where, "rules"), "a list", self._written)
+        self._version = next(map(_version, filter(_hashes, self._written)), 0)
         self._rules = _Rules()
         self._name = flag_name(
             key, rename=features.rename, refuse=lambda expected: refuse(self._where, expected, key)
         )
 
     def carried(self) -> _Carried:
-        rules = self._feature.get("rules") or []
-        if not isinstance(rules, list):
-            refuse((*self._where, "rules"), "a list", rules)
-        values = self._values(rules)
+        values = self._values(self._written)
         self._names = variant_names(values)
-        for index, rule in enumerate(rules):
+        for index, rule in enumerate(self._written):
             self._rule(rule, index)
         default = self._feature.get("defaultValue")
         metadata: dict[str, Any] = {
@@ -254,7 +258,7 @@ class _Feature:
         """The values the feature can serve, each once, all of one type."""
         values: dict[str, Any] = {}
         default = self._feature.get("defaultValue")
-        for value in (default, *(each for rule in rules for each in _served(rule))):
+        for value in (default, *(each for rule in rules for each in _served(rule, self._where))):
             if value is not None:
                 values.setdefault(identity(value), value)
         if type_of(values.values()) is None:
@@ -427,7 +431,7 @@ class _Feature:
         check_attribute(attribute, where)
         if not isinstance(seed, str) or not seed:
             refuse(where, "a seed that is not empty", seed)
-        if isinstance(version, bool) or version not in _POINTS:
+        if not _is_version(version):
             refuse(where, "the hash version 1 or 2", version)
 
 
@@ -437,22 +441,20 @@ def _check_fields(value: Mapping[str, Any], known: frozenset[str], where: Path) 
             refuse((*where, name), f"one of {', '.join(sorted(known))}", name)
 
 
-def _served(rule: Any) -> Iterator[Any]:
+def _served(rule: Any, where: Path) -> Iterator[Any]:
     """The values a rule can serve."""
     if not isinstance(rule, dict):
         return
     if rule.get("force") is not None:
         yield rule["force"]
     elif isinstance(rule.get("variations"), list) and len(rule["variations"]) > 1:
-        meta = rule.get("meta") or []
-        for index, value in enumerate(rule["variations"]):
-            if not (index < len(meta) and meta[index].get("passthrough")):
-                yield value
+        passing = _passing(rule.get("meta"), len(rule["variations"]), where)
+        yield from (value for value, on in zip(rule["variations"], passing, strict=True) if not on)
 
 
 def _hashes(rule: Any) -> bool:
     """Whether a rule of its own splits units."""
-    if not isinstance(rule, dict) or _version(rule) not in _POINTS:
+    if not isinstance(rule, dict) or not _is_version(_version(rule)):
         return False
     shared = rule.get("coverage") is not None or rule.get("range") is not None
     return rule.get("variations") is not None or (rule.get("force") is not None and shared)
@@ -460,6 +462,10 @@ def _hashes(rule: Any) -> bool:
 
 def _version(rule: Mapping[str, Any]) -> Any:
     return rule.get("hashVersion") or 1
+
+
+def _is_version(value: Any) -> bool:
+    return type(value) is int and value in _POINTS
 
 
 def _attribute(name: Any) -> Any:

@@ -72,6 +72,7 @@ _NOTES: Final = (
     "attributes are text, as in Unleash's context, but numbers where NUM_ compares them",
     f"getVariant of a feature asks the flag NAME{SUFFIX}",
 )
+_IMPRESSIONS: Final = "impressionData is left out, which features that send events have: {}"
 _DEFAULT: Final = "default"
 _RANDOM: Final = "random"
 
@@ -99,7 +100,9 @@ def import_unleash(source: Document, *, rename: bool = False) -> Imported:
         documents.update({document["name"]: document for document in found.documents})
         where: Path = ("features", index)
         changes += [Problem(where, f"flag {name}: {text}") for text in found.changes]
-    return Imported(tuple(documents.values()), tuple(problems), tuple(changes), _NOTES)
+    silent = features.impressions
+    notes = (*_NOTES, *([_IMPRESSIONS.format(silent)] if silent else []))
+    return Imported(tuple(documents.values()), tuple(problems), tuple(changes), notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,11 @@ class _Features:
     def names(self) -> list[str]:
         """The features' names as they are in the file."""
         return list(self._features)
+
+    @property
+    def impressions(self) -> int:
+        """How many features ask for events of their evaluations."""
+        return sum(bool(each.get("impressionData")) for each in self._features.values())
 
     def carried(self, name: str) -> _Carried:
         """The feature as manifests.
@@ -160,7 +168,7 @@ class _Features:
 
     def segment(self, name: str, number: Any, where: Path) -> tuple[list[dict[str, Any]], Path]:
         """The constraints of a segment, and where it is."""
-        if number not in self._segments:
+        if type(number) is not int or number not in self._segments:
             refuse(name, where, "a segment that is in the file", number)
         index = list(self._segments).index(number)
         constraints = self._segments[number].get("constraints") or []
@@ -300,6 +308,8 @@ class _Feature:
             return False
         enabled = dependency.get("enabled")
         wanted = dependency.get("variants") or []
+        if not isinstance(wanted, list):
+            self._refuse((*where, "variants"), "a list of variants", wanted)
         on: Condition = {"$flag": {other.name: "on"}}
         if other.groupless:
             self._changes.append(
@@ -330,7 +340,10 @@ class _Feature:
                 self._refuse((*where, name), f"one of {', '.join(sorted(_STRATEGY))}", name)
         constraints = self._list(strategy.get("constraints"), (*where, "constraints"))
         places: list[Path] = [(*where, "constraints", at) for at in range(len(constraints))]
-        for number in strategy.get("segments") or []:
+        segments = strategy.get("segments") or []
+        if not isinstance(segments, list):
+            self._refuse((*where, "segments"), "a list of segments", segments)
+        for number in segments:
             more, place = self._features.segment(self.key, number, (*where, "segments"))
             constraints = [*constraints, *more]
             places += [(*place, "constraints", at) for at in range(len(more))]

@@ -108,7 +108,7 @@ class Constraints:
 
     def moment(self, constraint: Mapping[str, Any], where: Path) -> tuple[str, str]:
         """``from`` or ``until`` and the time of a constraint about the time."""
-        operator = constraint.get("operator")
+        operator = self._operator(constraint, where)
         if operator not in _DATES:
             self.refuse(
                 (*where, "operator"), "DATE_AFTER or DATE_BEFORE the current time", operator
@@ -118,7 +118,7 @@ class Constraints:
         return "from" if after else "until", time
 
     def _plain(self, constraint: Any, where: Path) -> Condition:
-        operator = constraint.get("operator")
+        operator = self._operator(constraint, where)
         if operator in ("IN", "NOT_IN"):
             values = self._values(constraint, where)
             found = self.among(constraint.get("contextName"), values, where)
@@ -142,6 +142,12 @@ class Constraints:
         if operator in _DATES:
             return asks(name, _DATES[operator], self._time(constraint, where))
         self.refuse((*where, "operator"), "an operator that rules have, too", operator)
+
+    def _operator(self, constraint: Mapping[str, Any], where: Path) -> str:
+        operator = constraint.get("operator")
+        if not isinstance(operator, str):
+            self.refuse((*where, "operator"), "an operator that rules have, too", operator)
+        return operator
 
     def _text(self, name: str, word: str, values: list[str]) -> Condition:
         self._texts.add(name)
