@@ -15,9 +15,10 @@ from ldclient.impl.evaluator import Evaluator
 from ldclient.impl.events.types import EventFactory
 from ldclient.impl.model import FeatureFlag, Segment
 
+from control_plane.errors import ManifestInvalid
 from control_plane.manifests.imported import Imported
 from control_plane.manifests.launchdarkly import import_launchdarkly
-from control_plane.manifests.loader import load_file
+from control_plane.manifests.loader import Document, load_file
 from control_plane.testing import replica
 
 FLAGS, SEGMENTS, CONTEXTS = 120, 25, 150
@@ -252,3 +253,57 @@ def test_flags_that_are_reported_as_exact_answer_as_the_sdk_does(
     print(f"seed {seed}: {sum(answers)} of {len(answers)} answers agree")
     record_property("agreement", sum(answers) / len(answers))
     assert (sum(answers), len(answers)) == (FLAGS * CONTEXTS, FLAGS * CONTEXTS)
+
+
+JUNK = [
+    None,
+    True,
+    0,
+    -1,
+    2.5,
+    1e300,
+    "",
+    "x",
+    "a.b",
+    "/",
+    [],
+    [[]],
+    [None],
+    {},
+    {"a": []},
+    "\ud800",
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in JSON."""
+    yield path
+    steps: Any = value if isinstance(value, dict) else ()
+    for step in range(len(value)) if isinstance(value, list) else steps:
+        yield from places(value[step], (*path, step))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_file_out_of_form_is_refused_part_by_part(seed: int) -> None:
+    r = random.Random(seed)
+    whole = Generator(seed).data()
+    keys = sorted(whole["flags"])[:8]
+    few = {"flags": {key: whole["flags"][key] for key in keys}, "segments": whole["segments"]}
+    text = json.dumps(few)
+    found = [path for path in places(few) if path]
+    for _ in range(300):
+        data = json.loads(text)
+        path = r.choice(found)
+        holder = data
+        for step in path[:-1]:
+            holder = holder[step]
+        holder[path[-1]] = r.choice(JUNK)
+        try:
+            result = import_launchdarkly(Document(data, "flags.json", b"{}"))
+        except ManifestInvalid:
+            # Without its keys a file says nothing of its parts.
+            assert path[2:] in ((), ("key",))
+            continue
+        for problem in result.problems:
+            assert "expected" in problem.text
+            assert "\n" not in problem.text

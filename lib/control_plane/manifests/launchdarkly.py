@@ -40,6 +40,7 @@ from control_plane.manifests.launchdarkly_clauses import (
     Clauses,
     fields,
     is_int,
+    kind_of,
     one_of,
     refused,
 )
@@ -239,7 +240,10 @@ class _File:
             for index, target in enumerate(_list(segment.get(field), (*where, field))):
                 here = (*where, field, index)
                 fields(target, _TARGET, ("values",), here)
-                kind, values = target.get("contextKind") or USER, _keys(target["values"], here)
+                kind, values = (
+                    kind_of(target, "contextKind", here) or USER,
+                    _keys(target["values"], here),
+                )
                 if kind == USER:
                     (included if field == "includedContexts" else excluded).extend(values)
                     continue
@@ -268,13 +272,13 @@ class _File:
             return when
         if not is_int(weight):
             raise refused((*where, "weight"), f"an integer, found {weight!r}")
-        kind = rule.get("rolloutContextKind") or None
+        kind = kind_of(rule, "rolloutContextKind", where)
         if weight <= 0:
             # Nobody's point is below, but for those without such a context: theirs is -1.
             absent = none_of(is_there(self._attributes.key(kind, where)))
             return all_of(when, absent) if weight == 0 else False
         by = self.by(rule.get("bucketBy"), kind, where)
-        salt = f"{segment['key']}.{segment.get('salt') or ''}"
+        salt = _salt(segment, where)
         bucket: dict[str, Any] = {"range": [0, min(1, weight / _WHOLE)]}
         if by != KEY:
             bucket["by"] = by
@@ -315,6 +319,8 @@ class _File:
 
     def prerequisite(self, key: Any, index: Any, where: Path) -> Condition:
         """That another flag is on and serves that variation."""
+        if not isinstance(key, str):
+            raise refused((*where, "key"), f"a flag's key, found {type(key).__name__}")
         if key not in self._flags:
             return False
         place, flag = self._flags[key]
@@ -356,7 +362,7 @@ class _Flag:
         variations = _list(flag.get("variations"), (*where, "variations"))
         self._names = _variant_names(variations, where)
         self._variants = completed(dict(zip(self._names, variations, strict=True)))
-        self._salt = f"{flag['key']}.{flag.get('salt') or ''}"
+        self._salt = _salt(flag, where)
         self._rules: list[dict[str, Any]] = []
         self._taken: set[str] = set()
         self._default: str | None = None
@@ -436,7 +442,7 @@ class _Flag:
                 yield KEY, keys, self._variant(index, here)
         for target, here in contexts:
             variant = self._variant(target["variation"], here)
-            kind = target.get("contextKind") or USER
+            kind = kind_of(target, "contextKind", here) or USER
             if kind != USER:
                 keys = _keys(target["values"], here)
                 yield self._attributes.key(kind, here), keys, variant
@@ -460,7 +466,7 @@ class _Flag:
         here = (*where, "rollout")
         fields(rollout, _ROLLOUT, ("variations",), here)
         entries = self._entries(rollout["variations"], (*here, "variations"))
-        kind = rollout.get("contextKind") or None
+        kind = kind_of(rollout, "contextKind", here)
         if entries[0][1] == 0:
             # Who has no such context has the first variation there, whatever its weight.
             absent = none_of(is_there(self._attributes.key(kind, here)))
@@ -612,6 +618,14 @@ def _keyed(value: Mapping[str, Any], name: str) -> Iterator[tuple[str, tuple[Pat
             raise refused((*where, "key"), f"a key of its own, found {key!r}")
         seen.add(key)
         yield key, (where, each)
+
+
+def _salt(value: dict[str, Any], where: Path) -> str:
+    """What stands before a unit that is hashed for this flag or segment."""
+    salt = value.get("salt")
+    if salt is not None and not isinstance(salt, str):
+        raise refused((*where, "salt"), f"a text, found {type(salt).__name__}")
+    return f"{value['key']}.{salt or ''}"
 
 
 def _list(value: Any, where: Path) -> list[Any]:

@@ -117,12 +117,16 @@ class Clauses:
     def _clause(self, clause: Any, where: Path) -> Condition:
         fields(clause, _CLAUSE, ("op", "values"), where)
         op, values, negate = clause["op"], clause["values"], clause.get("negate") is True
+        if not isinstance(op, str):
+            raise refused((*where, "op"), f"an operator, found {type(op).__name__}")
         if not isinstance(values, list):
             raise refused((*where, "values"), f"a list, found {type(values).__name__}")
         if op == "segmentMatch":
+            if not all(isinstance(value, str) for value in values):
+                raise refused((*where, "values"), "keys of segments, found others")
             inside = any_of(*[self._membership(value, (*where, "values")) for value in values])
             return none_of(inside) if negate else inside
-        kind, here = clause.get("contextKind") or None, (*where, "attribute")
+        kind, here = kind_of(clause, "contextKind", where), (*where, "attribute")
         if clause.get("attribute") in ("kind", "/kind"):
             kinds = self._kinds(op, values, where)
             return none_of(kinds) if negate else kinds
@@ -190,6 +194,18 @@ def fields(value: Any, known: frozenset[str], needed: Iterable[str], where: Path
     for name in needed:
         if name not in value:
             raise refused(where, f"the field {name}, found none")
+
+
+def kind_of(value: dict[str, Any], field: str, where: Path) -> str | None:
+    """The context kind that is named, None where the user's is meant without a name.
+
+    Raises:
+        ManifestInvalid: it is no text.
+    """
+    kind = value.get(field)
+    if kind is not None and not isinstance(kind, str):
+        raise refused((*where, field), f"a context kind, found {type(kind).__name__}")
+    return kind or None
 
 
 def is_int(value: Any) -> bool:
