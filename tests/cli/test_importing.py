@@ -156,7 +156,8 @@ def test_a_file_that_is_there_is_written_over_only_when_told(
     capsys.readouterr()
     assert run([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"format": 1, "ok": True, "written": [], "problems": []}
+    nothing: dict[str, Any] = {"written": [], "problems": [], "changes": [], "notes": []}
+    assert told == {"format": 1, "ok": True, **nothing}
     target = tmp_path / "flags" / "f.yaml"
     target.write_text("kind: flag\n", encoding="utf-8")
     assert run(command) == 1

@@ -59,6 +59,7 @@ def test_a_text_has_this_hash_by_either_implementation(text: str, hashed: int) -
 def test_the_hash_of_our_own_is_the_packages(data: bytes) -> None:
     mmh3 = pytest.importorskip("mmh3")
     assert murmur3(data) == mmh3.hash(data, signed=False)
+    assert murmur3(data, 86028157) == mmh3.hash(data, 86028157, signed=False)
 
 
 @pytest.mark.parametrize(("value", "encoded", "hashed"), ENCODED, ids=lambda case: str(case)[:12])

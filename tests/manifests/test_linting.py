@@ -45,6 +45,10 @@ SOUND = [
     flag({"serve": SPLIT}, {"serve": "off"}),
     flag({"serve": SPLIT, "by": "tenant_id"}, {"serve": SPLIT, "by": "user_id"}),
     flag({"when": {"plan": "pro", "age": 3}}, {"when": {"plan": "pro"}}),
+    flag(
+        {"when": {"$bucket": {"range": [0, 0.5]}}, "salt": "a"},
+        {"when": {"$bucket": {"range": [0, 0.5]}}, "salt": "b"},
+    ),
     flag({"until": "2030-01-01T00:00:00Z"}, {}),
     flag({"when": {"$segment": "beta", "$flag": {"base": "on", "other": "any"}}}),
     flag({"when": {"user.country": "DE", "age": {"gte": 18, "lt": 65}}}),
@@ -118,6 +122,11 @@ ADVICE = {
         flag(variants={"on": "a", "off": "b", "old": "c"}, disabled="off", rules=[
             {"name": "r", "serve": "on"}]),
         "flag/x: expected a variant that is served, found old unused at metadata.variants.old",
+    ),
+    "attribute of a range": (
+        flag({"when": {"$bucket": {"range": [0, 0.5], "by": "pla"}}}),
+        "flag/x: expected an attribute the context declares, found pla; did you mean plan?"
+        " at metadata.rules[0].when",
     ),
     "unknown segment": (
         flag({"when": {"$not": {"$segment": "betas"}}}),

@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "flag/x: expected a variant's name, or a list of {variant, weight}, found 3"
         " at metadata.rules[0].serve"),
     "unknown $ word": ("flag", rule(when={"$most": [{"a": 1}]}),
-        'flag/x: expected only $all, $any, $flag, $not, $segment, found "$most" at'
+        'flag/x: expected only $all, $any, $bucket, $flag, $not, $segment, found "$most" at'
         " metadata.rules[0].when; did you mean $not?"),
     "unknown condition": ("flag", rule(when={"a": {"not": 1}}),
         "flag/x: expected only after, before, contains, ends_with, gt, gte, in, lt, lte, n…,"

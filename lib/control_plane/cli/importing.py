@@ -1,9 +1,13 @@
-"""``import flagd``: other systems' definitions as manifests."""
+"""``import``: other systems' definitions as manifests.
+
+Each system has a module ``control_plane.manifests.<system>`` that makes manifests of a file; what
+becomes of them is the same for all.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,68 +16,136 @@ from control_plane.errors import ManifestInvalid
 from control_plane.shown import shown
 
 if TYPE_CHECKING:
-    from control_plane.manifests.flagd import Imported
+    from collections.abc import Callable
+
+    from control_plane.manifests.imported import Imported, Problem
+    from control_plane.manifests.loader import Document
+
+    Convert = Callable[[Document], Imported]
 
 BUCKETINGS = ("flagd-v1", "flagd-v2", "flagd-v3")
+
+_FILE = click.argument("file", metavar="FILE")
+_OPTIONS = (
+    click.option(
+        "--out", metavar="DIR", default="manifests", show_default=True,
+        help="The folder; a flag goes to DIR/flags/NAME.yaml, a segment to DIR/segments.",
+    ),
+    click.option("--rename", is_flag=True, help="Make names of keys that are none, such as newUI."),
+    click.option("--partial", is_flag=True, help="Write the rest though some are refused."),
+    click.option("--replace", is_flag=True, help="Write over files that hold something else."),
+    click.option("--json", "as_json", is_flag=True, help='Print one object with "format": 1.'),
+)  # fmt: skip
+_LISTS = click.option(
+    "--list", "lists", metavar="ATTRIBUTE", multiple=True,
+    help="An attribute that holds lists, such as groups; others are taken for single values.",
+)  # fmt: skip
+
+
+def _importer(command: Any) -> Any:
+    """The argument and options that every import has."""
+    for option in (*reversed(_OPTIONS), _FILE):
+        command = option(command)
+    return command
 
 
 @click.group("import")
 def import_() -> None:
-    """Make manifests of another system's definitions."""
+    """Make manifests of another system's definitions.
+
+    Each flag that is refused is one line; then nothing is written, unless --partial says so, and
+    the exit code is 1. A flag that is written though it answers somebody otherwise than before is
+    one line, too.
+    """
 
 
 @import_.command()
-@click.argument("file", metavar="FILE")
-@click.option(
-    "--out", metavar="DIR", default="manifests", show_default=True,
-    help="The folder; a flag goes to DIR/flags/NAME.yaml.",
-)  # fmt: skip
+@_importer
 @click.option(
     "--bucketing", type=click.Choice(BUCKETINGS), default=BUCKETINGS[-1], show_default=True,
     help="How the flagd in use splits; another would move units.",
 )  # fmt: skip
-@click.option("--rename", is_flag=True, help="Make names of keys that are none, such as newUI.")
-@click.option("--partial", is_flag=True, help="Write the flags in form though others are refused.")
-@click.option("--replace", is_flag=True, help="Write over files that hold something else.")
-@click.option("--json", "as_json", is_flag=True, help='Print one object with "format": 1.')
-def flagd(
-    file: str,
-    out: str,
-    bucketing: str,
-    rename: bool,
-    partial: bool,
-    replace: bool,
-    as_json: bool,
-) -> int:
-    """Write one manifest for each flag of FILE, a definition of flagd's in JSON or YAML.
-
-    Each flag that is refused is one line; then nothing is written, unless --partial says so, and
-    the exit code is 1.
-    """
+def flagd(file: str, bucketing: str, rename: bool, **how: Any) -> int:
+    """Write one manifest for each flag of FILE, a definition of flagd's in JSON or YAML."""
     from control_plane.manifests.flagd import import_flagd
+
+    return _import(
+        file, lambda source: import_flagd(source, bucketing=bucketing, rename=rename), **how
+    )
+
+
+@import_.command()
+@_importer
+@_LISTS
+def growthbook(file: str, lists: tuple[str, ...], rename: bool, **how: Any) -> int:
+    """Write one manifest for each feature of FILE, what GrowthBook's SDK endpoint answers."""
+    from control_plane.manifests.growthbook import import_growthbook
+
+    return _import(
+        file, lambda source: import_growthbook(source, lists=lists, rename=rename), **how
+    )
+
+
+@import_.command()
+@_importer
+@_LISTS
+def launchdarkly(file: str, lists: tuple[str, ...], rename: bool, **how: Any) -> int:
+    """Write one manifest for each flag and segment of FILE, a flag-data file of LaunchDarkly's."""
+    from control_plane.manifests.launchdarkly import import_launchdarkly
+
+    return _import(
+        file, lambda source: import_launchdarkly(source, lists=lists, rename=rename), **how
+    )
+
+
+@import_.command()
+@_importer
+def unleash(file: str, rename: bool, **how: Any) -> int:
+    """Write the manifests of each feature of FILE, what Unleash's API for clients answers.
+
+    A feature with variants has two: NAME, and NAME.variant for which one is served.
+    """
+    from control_plane.manifests.unleash import import_unleash
+
+    return _import(file, lambda source: import_unleash(source, rename=rename), **how)
+
+
+def _import(
+    file: str, convert: Convert, *, out: str, partial: bool, replace: bool, as_json: bool
+) -> int:
     from control_plane.manifests.loader import load_file
 
     source = load_file(file)
     try:
-        found = import_flagd(source, bucketing=bucketing, rename=rename)
+        found = convert(source)
     except ManifestInvalid as error:
         raise ManifestInvalid(f"{source.place(error.path)}: {error}", error.path) from error
-    problems = [f"{source.place(problem.path)}: {problem.text}" for problem in found.problems]
+    problems, changes = _placed(source, found.problems), _placed(source, found.changes)
     texts = {} if problems and not partial else _texts(found, Path(out))
     written = _written(texts, replace)
     if as_json:
-        print_json({"ok": not problems, "written": written, "problems": problems})
+        told = {"written": written, "problems": problems, "changes": changes}
+        print_json({"ok": not problems, **told, "notes": list(found.notes)})
         return int(bool(problems))
     for problem in problems:
         click.echo(f"control-plane: {shown(problem)}", err=True)
+    for change in changes:
+        click.echo(f"changed: {shown(change)}")
+    for note in found.notes:
+        click.echo(f"note: {shown(note)}")
     for path in written:
         click.echo(f"wrote {path}")
     click.echo(
         f"{_counted(len(written), 'file')} written, {len(texts) - len(written)} as they were,"
         f" {_counted(len(problems), 'flag')} refused"
+        + (f", {_counted(len(changes), 'difference')}" if changes else "")
         + ("; nothing is written while a flag is refused" if problems and not partial else "")
     )
     return int(bool(problems))
+
+
+def _placed(source: Document, problems: tuple[Problem, ...]) -> list[str]:
+    return [f"{source.place(problem.path)}: {problem.text}" for problem in problems]
 
 
 def _counted(number: int, thing: str) -> str:
@@ -84,7 +156,7 @@ def _texts(found: Imported, folder: Path) -> dict[Path, str]:
     from control_plane.cli.written import dump
 
     return {
-        folder / "flags" / f"{document['name']}.yaml": dump(document)
+        folder / f"{document['kind']}s" / f"{document['name']}.yaml": dump(document)
         for document in found.documents
     }
 

@@ -44,6 +44,7 @@ from control_plane.feature_flags.definition import (
     ALL,
     ANY,
     BEFORE,
+    BUCKET,
     CONTAINS,
     ENDS_WITH,
     EQUALS,
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
     from control_plane.feature_flags.counting import Counts
-    from control_plane.feature_flags.definition import Condition, Definition, Rule
+    from control_plane.feature_flags.definition import Bucket, Condition, Definition, Rule
     from control_plane.feature_flags.targeting import Node
 
     Asked = tuple[Callable[..., Any], ...]
@@ -88,6 +89,8 @@ if TYPE_CHECKING:
     # A word and its attribute, its orders, or the shapes of the conditions it combines.
     ConditionShape = tuple[Any, ...]
     Conditions = tuple[ConditionShape, ...]
+    # Conditions, the attribute it goes by, entries of its split; fewer than none are a split by
+    # another bucketing than xxh3-v1.
     RuleShape = tuple[Conditions, int, int]
     Shape = tuple[tuple[Attribute, ...], tuple[int, ...], tuple[RuleShape, ...]]
     # Of a flag with targeting it is text, see targeting_code.
@@ -508,7 +511,7 @@ class Compiler:
             )  # fmt: skip
         if flag.targeting is not None:
             return self._targeted(name, flag, flag.targeting, seed, generation)
-        reading = _Reading(flag, seed)
+        reading = _Reading(flag, name, seed)
         compiled = CompiledFlag(
             name, flag.type, flag.variants, reading.sites, seed=seed, generation=generation,
             counts=self._counts, flag_metadata=flag.flag_metadata,
@@ -557,11 +560,15 @@ class _Reading:
     """
 
     __slots__ = (
-        "_attributes", "_flags", "_needs", "_operands", "_seed", "_sites", "constants", "shape",
+        "_attributes", "_bucketing", "_flags", "_hashes", "_needs", "_operands", "_ranged",
+        "_ruled", "_salt", "_seed", "_sites", "constants", "shape",
     )  # fmt: skip
 
-    def __init__(self, flag: Definition, seed: int) -> None:
+    def __init__(self, flag: Definition, name: str, seed: int) -> None:
         self._seed = seed
+        self._salt = name if flag.salt is None else flag.salt
+        self._bucketing = flag.bucketing
+        self._hashes: dict[tuple[str, str, int], int] = {}
         self._attributes: dict[tuple[str, ...], int] = {}
         self._operands: list[Any] = []
         self._sites: list[Site] = []
@@ -602,13 +609,18 @@ class _Reading:
         return self._attribute(path)
 
     def _rule(self, rule: Rule) -> RuleShape:
+        self._ruled, self._ranged = rule, False
         conditions = self._all(rule.conditions) if rule.conditions else ()
         entries = [entry for entry in rule.split if entry[1]] if rule.split else []
         asks = entries or ("members" in self._needs and _mentions(conditions, SEGMENT))
         by = self._attribute(rule.by) if asks else -1
         if not entries:
-            self._sites.append(Site(TARGETING_MATCH, rule.serve, rule.name))
+            reason = SPLIT if self._ranged else TARGETING_MATCH
+            self._sites.append(Site(reason, rule.serve, rule.name))
             return conditions, by, 0
+        if self._bucketing != bucketing.NAME:
+            self._imported_split(rule, entries)
+            return conditions, by, -len(entries)
         self._split(rule, entries)
         return conditions, by, len(entries)
 
@@ -623,6 +635,33 @@ class _Reading:
                 bound = bucketing.threshold(cumulative, total)
                 self._operands.append(bound.to_bytes(8, "big"))
             self._sites.append(Site(SPLIT, variant, rule.name))
+
+    def _imported_split(self, rule: Rule, entries: list[tuple[str, int]]) -> None:
+        # Imported here: most processes meet no other bucketing.
+        from control_plane.feature_flags.bucketings import split_ends, split_hashing
+
+        weights = [weight for _, weight in entries]
+        total = sum(weights)
+        hashing = split_hashing(self._bucketing, rule.salt or self._salt, total)
+        ends = split_ends(self._bucketing, weights, total)
+        self._operands += [hashing, *map(hashing.bound, ends[:-1])]
+        self._sites += [Site(SPLIT, variant, rule.name) for variant, _ in entries]
+
+    def _bucket(self, bucket: Bucket) -> ConditionShape:
+        from control_plane.feature_flags.bucketings import range_hashing
+
+        self._ranged = True
+        attribute = self._attribute(bucket.by or self._ruled.by)
+        salt = bucket.salt or self._ruled.salt or self._salt
+        name = bucket.bucketing or self._bucketing
+        hashing = range_hashing(name, salt)
+        self._operands += [hashing, hashing.bound(bucket.start), hashing.bound(bucket.end)]
+        # A unit is hashed once, however many ranges there are: a rule for each part of one.
+        return (
+            BUCKET,
+            attribute,
+            self._hashes.setdefault((name, salt, attribute), len(self._hashes)),
+        )
 
     def _all(self, conditions: tuple[Condition, ...]) -> Conditions:
         if len(conditions) == 1:
@@ -661,6 +700,8 @@ class _Reading:
             return word, self._all(operand)
         if word in (ANY, ALL):
             return word, tuple([self._all(group) for group in operand])
+        if word == BUCKET:
+            return self._bucket(operand)
         self._needs.add(_NEED[word])
         if word == FLAG:
             name, variants = operand
@@ -685,7 +726,9 @@ def _bools_and_others(values: list[Any]) -> tuple[frozenset[Any], frozenset[Any]
     return bools, frozenset([value for value in values if value is not True and value is not False])
 
 
-_COSTS = {SEMVER: 3, BEFORE: 3, AFTER: 3, CONTAINS: 2, FROM: 2, UNTIL: 2, FLAG: 4, SEGMENT: 5}
+_COSTS = {
+    SEMVER: 3, BEFORE: 3, AFTER: 3, BUCKET: 3, CONTAINS: 2, FROM: 2, UNTIL: 2, FLAG: 4, SEGMENT: 5,
+}  # fmt: skip
 
 
 def _cost(condition: Condition) -> int:
@@ -735,7 +778,7 @@ def source_of(shape: Shape, counted: bool = False) -> str:
 class _Writer:
     """Writes the source of a shape."""
 
-    __slots__ = ("_attributes", "_counted", "_k", "_lines", "_locals", "_r", "_shape")
+    __slots__ = ("_attributes", "_counted", "_hashes", "_k", "_lines", "_locals", "_r", "_shape")
 
     def __init__(self, shape: Shape, counted: bool) -> None:
         self._shape = shape
@@ -745,6 +788,7 @@ class _Writer:
         self._r = self._count("r")
         self._attributes = [self._attribute(root, keys) for root, keys in shape[0]]
         self._locals: set[int] = set()
+        self._hashes: set[int] = set()
 
     @staticmethod
     def _count(letter: str) -> Iterator[str]:
@@ -773,7 +817,8 @@ class _Writer:
         for rule in rules:
             self._rule(*rule)
         self._line(1, self._returned())
-        return "\n".join((self._head(), *self._lines, ""))
+        unknown = [f" h{number} = False" for number in sorted(self._hashes)]
+        return "\n".join((self._head(), *unknown, *self._lines, ""))
 
     def _head(self) -> str:
         return f"def flag({', '.join(('user_id', 'tenant_id', 'context', *_needs(self._shape)))}):"
@@ -816,8 +861,10 @@ class _Writer:
         if conditions:
             self._line(1, f"if {self._all(conditions, by, first=True)}:")
             depth = 2
-        if entries:
+        if entries > 0:
             self._split(depth, by, entries)
+        elif entries:
+            self._imported_split(depth, by, -entries)
         else:
             self._line(depth, self._returned())
 
@@ -884,6 +931,14 @@ class _Writer:
         ]
         return f"({joint.join(groups)})"
 
+    def _bucket(self, condition: ConditionShape, by: int, first: bool) -> str:
+        _, attribute, number = condition
+        self._hashes.add(number)
+        h = f"h{number}"
+        asked = f"{next(self._k)}.of({self._value(attribute, False)[0]})"
+        known = f"(({h} := {asked}) if {h} is False else {h})"
+        return f"({known} is not None and {next(self._k)} <= {h} < {next(self._k)})"
+
     _WITHOUT_ATTRIBUTE: ClassVar[dict[str, Callable[[_Writer, ConditionShape, int, bool], str]]] = {
         SEGMENT: _segment,
         FLAG: _flag,
@@ -892,6 +947,7 @@ class _Writer:
         NOT: _not,
         ANY: _groups,
         ALL: _groups,
+        BUCKET: _bucket,
     }
 
     def _value(self, attribute: int, first: bool) -> tuple[str, str]:
@@ -922,6 +978,13 @@ class _Writer:
         self._line(depth + 1, f"try: h = hash64({value}.encode(), {seed})")
         self._line(depth + 1, f"except Exception: h = hashed({value}, {seed})")
         depth += 1
+        self._line(depth, "if h is not None:")
+        for _ in range(entries - 1):
+            self._line(depth + 1, f"if h < {next(self._k)}: {self._returned()}")
+        self._line(depth + 1, self._returned())
+
+    def _imported_split(self, depth: int, by: int, entries: int) -> None:
+        self._line(depth, f"h = {next(self._k)}.of({self._attributes[by]})")
         self._line(depth, "if h is not None:")
         for _ in range(entries - 1):
             self._line(depth + 1, f"if h < {next(self._k)}: {self._returned()}")

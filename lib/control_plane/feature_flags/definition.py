@@ -15,9 +15,11 @@
   time); ``present`` (true or false).
 * Words with $ combine: ``$segment`` (a segment's name), ``$flag`` (flags and the variant, or the
   variants, that each of them serves), ``$not`` (a ``when`` that does not hold), ``$any`` and
-  ``$all`` (a list of them).
+  ``$all`` (a list of them), ``$bucket`` (a ``range`` of two fractions that holds the unit's point;
+  ``by``, ``salt`` and ``bucketing`` are its own, else the rule's and the flag's).
 * ``targeting`` may stand in place of ``rules`` (the module ``targeting`` says what it may hold);
-  then ``bucketing`` is one of flagd's, the newest when left out; otherwise it is ``xxh3-v1``.
+  then ``bucketing`` is one of flagd's, the newest when left out; otherwise it is ``xxh3-v1``, the
+  default, or another system's (the module ``bucketings``).
 * ``default`` may be null, with ``targeting`` also left out, and ``disabled`` may be null: then the
   caller's default is served.
 * ``flag_metadata`` is told with each evaluation: a mapping of names to strings, numbers or bools.
@@ -60,6 +62,7 @@ BEFORE, AFTER = "before", "after"
 PRESENT = "present"
 SEGMENT, FLAG = "$segment", "$flag"
 NOT, ANY, ALL = "$not", "$any", "$all"
+BUCKET = "$bucket"
 FROM, UNTIL = "from", "until"
 
 TYPES: dict[type, str] = {
@@ -83,6 +86,7 @@ _BY = ("targeting_key",)
 _SEGMENT_RULE_FIELDS = frozenset(("name", "when", "description"))
 _SPLIT_FIELDS = frozenset(("variant", "weight"))
 _SPLIT_NEEDS = ("variant", "weight")
+_BUCKET_FIELDS = frozenset(("range", "by", "salt", "bucketing"))
 _ORDERS = (GT, GTE, LT, LTE)
 _SEMVER_ORDERS = ("eq", *_ORDERS)
 
@@ -93,7 +97,7 @@ class Condition:
     ``path`` is empty for words that ask for no attribute. The operand of ``$not`` is a tuple of
     conditions, that of ``$any`` and ``$all`` a tuple of such tuples; of ``$flag`` a flag's name
     and a tuple of variants; of ``semver`` pairs of an order and a version's sort key; times are
-    seconds since 1970.
+    seconds since 1970. That of ``$bucket`` is a ``Bucket``.
     """
 
     __slots__ = ("operand", "path", "word")
@@ -102,6 +106,26 @@ class Condition:
         self.path = path
         self.word = word
         self.operand = operand
+
+
+class Bucket:
+    """What ``$bucket`` asks: whether start <= point < end; None is what the rule and flag have."""
+
+    __slots__ = ("bucketing", "by", "end", "salt", "start")
+
+    def __init__(
+        self,
+        start: float,
+        end: float,
+        by: tuple[str, ...] | None = None,
+        salt: str | None = None,
+        bucketing: str | None = None,
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.by = by
+        self.salt = salt
+        self.bucketing = bucketing
 
 
 class Rule:
@@ -202,10 +226,7 @@ def _targeting(metadata: Mapping[str, Any], variants: dict[str, Any]) -> tuple[N
     """The checked ``targeting``, and how the flag buckets."""
     expression = metadata.get("targeting")
     if expression is None:
-        algorithm = metadata.get("bucketing", bucketing.NAME)
-        if algorithm != bucketing.NAME:
-            _refuse(("bucketing",), f"{bucketing.NAME} where there is no targeting", algorithm)
-        return None, bucketing.NAME
+        return None, _algorithm(metadata.get("bucketing", bucketing.NAME), ("bucketing",))
     if metadata.get("rules"):
         _refuse(("targeting",), "no targeting beside rules", expression)
     # Imported here: most processes meet no flag of flagd's.
@@ -216,6 +237,18 @@ def _targeting(metadata: Mapping[str, Any], variants: dict[str, Any]) -> tuple[N
     if algorithm not in VERSIONS:
         _refuse(("bucketing",), f"{', '.join(VERSIONS)} beside targeting", algorithm)
     return parse_targeting(expression, ("targeting",), variants), algorithm
+
+
+def _algorithm(value: Any, where: Path) -> str:
+    """A bucketing that rules may name."""
+    if value != bucketing.NAME:
+        # Imported here: most processes meet no other.
+        from control_plane.feature_flags.bucketings import NAMES
+
+        if value.__class__ is not str or value not in NAMES:
+            _refuse(where, f"{', '.join(NAMES)} where there is no targeting", value)
+    algorithm: str = value
+    return algorithm
 
 
 def _flag_metadata(value: Any) -> dict[str, Scalar]:
@@ -247,6 +280,10 @@ def parse_segment_rules(value: Any) -> Definition:
         asking = next(filter(asks_others, conditions), None)
         if asking is not None:
             _refuse((*where, "when"), "conditions without $segment and $flag", rule["when"])
+        for bucket in buckets(conditions):
+            if bucket.salt is None:
+                cure = "; a segment has none of its own"
+                _refuse((*where, "when", BUCKET, "salt"), "text", None, cure)
         rules.append(Rule(name, conditions, "in", (), ("targeting_key",)))
     variants = {"in": True, "out": False}
     return Definition("bool", variants, "out", "out", True, (), tuple(rules), None)
@@ -267,6 +304,14 @@ def combined(condition: Condition) -> Iterable[Condition]:
     if condition.word in (ANY, ALL):
         return [each for group in condition.operand for each in group]
     return ()
+
+
+def buckets(conditions: Iterable[Condition]) -> Iterable[Bucket]:
+    """What each ``$bucket`` among conditions and those they combine asks."""
+    for condition in conditions:
+        if condition.word == BUCKET:
+            yield condition.operand
+        yield from buckets(combined(condition))
 
 
 def _variants(value: Any) -> tuple[str, dict[str, Any]]:
@@ -522,6 +567,22 @@ def _all_of(value: Any, where: Path, depth: int) -> Iterable[Condition]:
     return (Condition((), ALL, _groups(value, where, depth)),)
 
 
+def _bucket(value: Any, where: Path, depth: int) -> Iterable[Condition]:
+    _fields(value, where, _BUCKET_FIELDS, ("range",))
+    bounds, here = value["range"], (*where, "range")
+    if bounds.__class__ is not list or len(bounds) != 2:
+        _refuse(here, "two numbers from 0 to 1 such as [0, 0.25]", bounds)
+    start, end = _number(bounds[0], (*here, 0)), _number(bounds[1], (*here, 1))
+    if not 0 <= start < end <= 1:
+        _refuse(here, "two numbers from 0 to 1, the second one larger", bounds)
+    by = _attribute(value["by"], (*where, "by")) if "by" in value else None
+    salt = _text(value["salt"], (*where, "salt")) if "salt" in value else None
+    algorithm = None
+    if "bucketing" in value:
+        algorithm = _algorithm(value["bucketing"], (*where, "bucketing"))
+    return (Condition((), BUCKET, Bucket(start, end, by, salt, algorithm)),)
+
+
 def _groups(value: Any, where: Path, depth: int) -> tuple[tuple[Condition, ...], ...]:
     if value.__class__ is not list or not value:
         _refuse(where, "a list of mappings of conditions", value)
@@ -555,6 +616,7 @@ _COMBINING: dict[Any, Callable[[Any, Path, int], Iterable[Condition]]] = {
     NOT: _negated,
     ANY: _any_of,
     ALL: _all_of,
+    BUCKET: _bucket,
 }
 
 

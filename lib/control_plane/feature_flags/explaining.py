@@ -16,6 +16,7 @@ from control_plane.feature_flags.definition import (
     ALL,
     ANY,
     BEFORE,
+    BUCKET,
     CONTAINS,
     ENDS_WITH,
     EQUALS,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from control_plane.feature_flags.definition import Condition, Definition, Rule
+    from control_plane.feature_flags.definition import Bucket, Condition, Definition, Rule
 
 MAX_SHOWN = 60
 
@@ -96,6 +97,7 @@ class Walk:
         self._tenant_id = (
             plain(tenant_id) if tenant_id is not None else self._context.get("tenant_id")
         )
+        self._salt = name
         self.steps: list[str] = []
         self.variant: str | None = None
         self.rule: str | None = None
@@ -140,6 +142,7 @@ class Walk:
 
     def _ruled(self, rule: Rule, name: str) -> bool:
         by = self._attribute(rule.by)
+        self._salt = rule.salt or self._flag.salt or name
         for condition in rule.conditions:
             if not self._holds(condition, by):
                 self.steps.append(f"rule {rule.name}: {self._why_not(condition, by)}")
@@ -149,20 +152,43 @@ class Walk:
             self.rule = rule.name
             self._serves(rule.serve, f"rule {rule.name} matches")
             return True
-        unit = bucketing.unit_of(by)
         where = ".".join(rule.by)
+        if self._flag.bucketing != bucketing.NAME:
+            return self._imported_split(rule, by, where)
+        unit = bucketing.unit_of(by)
         if unit is None:
             self.steps.append(f"rule {rule.name}: expected a unit in {where}, found {_shown(by)}")
             return False
-        salt = rule.salt or self._flag.salt or name
         total = sum(weight for _, weight in rule.split)
-        point = bucketing.point_of(unit, bucketing.seed_of(salt), total)
+        point = bucketing.point_of(unit, bucketing.seed_of(self._salt), total)
         self.rule = rule.name
         self._serves(
             bucketing.served(rule.split, point),
             f"rule {rule.name} matches; {where} {_shown(by)} falls on {point} of {total}",
         )
         return True
+
+    def _imported_split(self, rule: Rule, by: Any, where: str) -> bool:
+        from control_plane.feature_flags.bucketings import served, split_hashing
+
+        algorithm = self._flag.bucketing
+        total = sum(weight for _, weight in rule.split)
+        point = split_hashing(algorithm, self._salt, total).point(by)
+        if point is None:
+            self.steps.append(f"rule {rule.name}: expected a unit in {where}, found {_shown(by)}")
+            return False
+        self.rule = rule.name
+        self._serves(
+            served(algorithm, rule.split, point),
+            f"rule {rule.name} matches; {where} {_shown(by)} falls on {point:.6f} by {algorithm}",
+        )
+        return True
+
+    def _point(self, bucket: Bucket, by: Any) -> float | None:
+        from control_plane.feature_flags.bucketings import range_hashing
+
+        hashing = range_hashing(bucket.bucketing or self._flag.bucketing, bucket.salt or self._salt)
+        return hashing.point(self._attribute(bucket.by) if bucket.by else by)
 
     def _attribute(self, path: tuple[str, ...]) -> Any:
         value: Any
@@ -213,6 +239,9 @@ class Walk:
         if word in (ANY, ALL):
             every = any if word == ANY else all
             return bool(every(all(self._holds(each, by) for each in group) for group in operand))
+        if word == BUCKET:
+            point = self._point(operand, by)
+            return point is not None and bool(operand.start <= point < operand.end)
         if word == SEGMENT:
             return bool(self._asking.members(operand, by, *self._given))
         if word == FLAG:
@@ -229,6 +258,10 @@ class Walk:
                 return f"expected {where} to be {'there' if operand else 'absent'}"
             wanted = _shown(_readable(word, operand))
             return f"expected {where} {_PHRASES[word]} {wanted}, found {_shown(value)}"
+        if word == BUCKET:
+            point, wanted = self._point(operand, by), f"{operand.start} to {operand.end}"
+            found = "no unit" if point is None else f"{point:.6f}"
+            return f"expected a point of {wanted}, found {found}"
         if word == SEGMENT:
             return f"expected a member of segment {operand}, found {_shown(by)} outside"
         if word == FLAG:

@@ -47,9 +47,9 @@ TEXT_HEADS = tuple(bytes((_TEXT + length,)) for length in range(24))
 """What stands before a text of so many bytes."""
 
 
-def murmur3(data: bytes) -> int:
-    """MurmurHash3 x86 32 bit of the bytes with seed 0, unsigned."""
-    h = 0
+def murmur3(data: bytes, seed: int = 0) -> int:
+    """MurmurHash3 x86 32 bit of the bytes, unsigned."""
+    h = seed
     whole = len(data) & ~3
     for (word,) in _WORD.iter_unpack(data[:whole]):
         h ^= _mixed(word)
@@ -66,7 +66,7 @@ def _mixed(word: int) -> int:
     return (word << 15 | word >> 17) * 0x1B873593 & _MASK
 
 
-def _fastest() -> Callable[[bytes], int]:
+def _fastest() -> Callable[..., int]:
     try:
         from mmh3 import mmh3_32_uintdigest
     except ImportError:
@@ -74,8 +74,8 @@ def _fastest() -> Callable[[bytes], int]:
     return mmh3_32_uintdigest  # type: ignore[no-any-return,unused-ignore]
 
 
-hash32: Callable[[bytes], int] = _fastest()
-"""The hash, by whichever of the two there is."""
+hash32: Callable[..., int] = _fastest()
+"""The hash of bytes and maybe a seed, by whichever of the two there is."""
 
 
 def text_bytes(version: str, flag_key: str, key: str) -> bytes:

@@ -8,7 +8,7 @@ have no members here and other flags serve nothing, as only a node knows them.
 from __future__ import annotations
 
 from control_plane.feature_flags.compile import VARIANTS, Compiler, Function, PlainContext
-from control_plane.feature_flags.definition import parse_definition
+from control_plane.feature_flags.definition import buckets, parse_definition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,12 +65,14 @@ def sample(size: int) -> Iterable[str]:
 
 
 def split_attribute(metadata: Mapping[str, Any]) -> str | None:
-    """The attribute that the first split of a definition goes by; None without a split."""
+    """The attribute that the first split or range of a definition goes by; None without one."""
     flag = parse_definition(metadata)
     if flag.targeting is not None:
         # What its ``fractional`` goes by may be computed; without a unit of its own it is this.
         return "targeting_key"
     for rule in flag.rules:
+        for bucket in buckets(rule.conditions):
+            return ".".join(bucket.by or rule.by)
         if rule.split:
             return ".".join(rule.by)
     return None

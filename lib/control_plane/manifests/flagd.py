@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.flagd_bucketing import NEWEST
 from control_plane.feature_flags.targeting import MAX_LEVELS
+from control_plane.manifests.imported import Imported, Path, Problem
 from control_plane.manifests.loader import Document
 from control_plane.manifests.validation import validate
 from control_plane.names import is_name
@@ -42,24 +42,6 @@ _FLAG: Final = frozenset(
 )
 _STATES: Final = ("ENABLED", "DISABLED")
 _NO_NAME = re.compile(r"[^a-z0-9_.-]")
-
-Path = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a flag is refused; ``path`` leads to the place in flagd's file."""
-
-    path: Path
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """The manifests of a file, and why those that are missing are."""
-
-    documents: tuple[dict[str, Any], ...]
-    problems: tuple[Problem, ...]
 
 
 def import_flagd(source: Document, *, bucketing: str = NEWEST, rename: bool = False) -> Imported:

@@ -23,6 +23,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from control_plane.feature_flags.definition import (
+    BUCKET,
     EQUALS,
     FLAG,
     GT,
@@ -210,6 +211,9 @@ def _covers(before: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
         return False  # who has no unit passes the split by
     when, other = before.get("when", {}), rule.get("when", {})
     asks_unit = "$segment" in repr(when) and before.get("by") != rule.get("by")
+    # What a range does not name is the rule's.
+    own = [name for name in ("by", "salt") if before.get(name) != rule.get(name)]
+    asks_unit = asks_unit or (BUCKET in repr(when) and bool(own))
     return not asks_unit and all(
         name in other and repr(other[name]) == repr(operand) for name, operand in when.items()
     )
@@ -232,6 +236,8 @@ def _of_conditions(conditions: Iterable[Condition], place: str, known: Known) ->
         elif condition.word == FLAG:
             name, variants = condition.operand
             yield from _of_asked(name, variants, where, known)
+        elif condition.word == BUCKET and condition.operand.by is not None:
+            yield from _of_attribute(condition.operand.by, where, known)
         elif condition.path:
             yield from _of_attribute(condition.path, where, known)
             yield from _of_operand(condition, where, known)
