@@ -8,11 +8,14 @@
     │   ├── ReplicaLocked             another process writes this replica
     │   ├── ReplicaUnwritable         the disk is full or does not let the writer in
     │   ├── ViewExpired               a pinned view outlived the grace period
-    │   └── WaitTimeout               wait_for or wait_until_ready ran out of time
+    │   ├── WaitTimeout               wait_for or wait_until_ready ran out of time
+    │   ├── ToolTimeout               a bound tool did not answer in the time its manifest gives it
+    │   └── CircuitOpen               a bound tool failed too often and is left alone for a while
     ├── InputInvalid                  mend the input: it was refused and changed nothing
     │   ├── SyntaxInvalid             bytes that are not the YAML, JSON, note or envelope expected
     │   ├── ManifestInvalid           a document that breaks its kind's schema or rules
     │   ├── SettingsInvalid           configuration that does not fit the class bound to it
+    │   ├── ToolInputInvalid          the input of a bound tool does not fit its schema
     │   └── StatementInvalid          a change set, trust, snapshot or epoch statement out of form
     ├── NotFound                      ask for something else
     │   └── KeyNotFoundError          a configuration key (also a KeyError)
@@ -23,7 +26,8 @@
     │   ├── Late                      sequenced after the statement's not_after
     │   ├── EpochMoved                the log goes on in a later epoch
     │   ├── KeyFileRefused            a key file that is open to others, locked, or in the way
-    │   └── TokenRefused              no token, a wrong one, or one that may not do this
+    │   ├── TokenRefused              no token, a wrong one, or one that may not do this
+    │   └── ToolYanked                the tool's version was taken back by its owner
     ├── TrustError                    call security: somebody's bytes are not what they claim to be
     │   ├── SignatureInvalid          a signature that does not verify
     │   ├── ChecksumMismatch          bytes that do not have their digest
@@ -35,6 +39,7 @@
     │   ├── ReplicaCorrupt            a record, header or database that fails its own checks
     │   ├── FormatUnsupported         written by a newer version; names the one that reads it
     │   └── ReplicaForeign            the replica of another log; it is left as it is
+    ├── ToolOutputInvalid             mend the handler: its answer does not fit the tool's schema
     ├── MissingExtra                  install the extra that brings the package
     └── UnsupportedPlatformError      this platform cannot map a replica
 
@@ -99,6 +104,22 @@ class WaitTimeout(Unavailable):
     code = "wait_timeout"
 
 
+class ToolTimeout(Unavailable):
+    """A bound tool did not answer within its manifest's ``timeout_ms``."""
+
+    code = "tool_timeout"
+
+
+class CircuitOpen(Unavailable):
+    """A bound tool is not called now; ``retry_after_seconds`` says when the next call may pass."""
+
+    code = "circuit_open"
+
+    def __init__(self, message: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class InputInvalid(ControlPlaneError):
     """The input is out of form; it was refused and nothing changed."""
 
@@ -134,6 +155,20 @@ class SettingsInvalid(InputInvalid):
     """Configuration that does not fit the class bound to it; ``path`` leads to the value."""
 
     code = "settings_invalid"
+
+    def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class ToolInputInvalid(InputInvalid):
+    """The input of a bound tool does not fit its ``inputs_schema``; ``path`` leads to the place.
+
+    Message and path hold nothing of the input itself: a key that the schema does not name is
+    ``*`` in both.
+    """
+
+    code = "tool_input_invalid"
 
     def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)
@@ -236,6 +271,12 @@ class TokenRefused(Refused):
     code = "token_refused"
 
 
+class ToolYanked(Refused):
+    """The tool's version was yanked; the message has the reason and the successor given."""
+
+    code = "tool_yanked"
+
+
 class TrustError(ControlPlaneError):
     """Bytes that are not what they claim to be."""
 
@@ -313,6 +354,19 @@ class ReplicaForeign(ReplicaInvalid):
     """The folder holds the replica of another log; it was left as it is."""
 
     code = "replica_foreign"
+
+
+class ToolOutputInvalid(ControlPlaneError):
+    """A handler's answer does not fit its tool's ``outputs_schema``; ``path`` leads to the place.
+
+    As with `ToolInputInvalid`, nothing of the answer is in message or path.
+    """
+
+    code = "tool_output_invalid"
+
+    def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class MissingExtra(ControlPlaneError):

@@ -92,6 +92,7 @@ CALLS = {
     },
     "RegistryManager": {
         "__init__": MANAGER,
+        "bind": "name, handler, version=None, *, open_seconds=30.0",
         "close": "",
         "get_agent": "name, version=None, tenant_id=None",
         "get_tool": "name, version=None, tenant_id=None",

@@ -48,13 +48,17 @@ from control_plane.replica.header import REGISTRY_REVISION, TOMBSTONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
     from os import PathLike
-    from typing import Any, Self
+    from typing import Any, ParamSpec, Self, TypeVar, overload
 
     from control_plane.client import ControlPlaneClient
+    from control_plane.registries.contracts import AsyncBoundTool, BoundTool
     from control_plane.replica.reader import View
     from control_plane.replica.resolution import Offered
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 KINDS = {"agent": AGENT, "tool": TOOL}
 STABLE = "stable"
@@ -187,6 +191,51 @@ class RegistryManager(_Registry):
         self._revision = -1
         if client is not None:
             client.adopt(self)
+
+    if TYPE_CHECKING:
+        # A coroutine function is a function, too; the first that fits is meant.
+        @overload
+        def bind(  # type: ignore[overload-overlap]
+            self,
+            name: str,
+            handler: Callable[P, Coroutine[Any, Any, R]],
+            version: str | None = None,
+            *,
+            open_seconds: float = ...,
+        ) -> AsyncBoundTool[P, R]: ...
+        @overload
+        def bind(
+            self,
+            name: str,
+            handler: Callable[P, R],
+            version: str | None = None,
+            *,
+            open_seconds: float = ...,
+        ) -> BoundTool[P, R]: ...
+
+    def bind(
+        self,
+        name: str,
+        handler: Callable[..., Any],
+        version: str | None = None,
+        *,
+        open_seconds: float = 30.0,
+    ) -> Any:
+        """The handler of a tool, held at every call to the contract in the tool's manifest.
+
+        See `control_plane.registries.contracts` for what that is. Without ``version`` it follows
+        channel ``stable``, from the next call on. ``open_seconds`` is how long a breaker that
+        opened refuses calls.
+
+        Raises:
+            NotFound: there is no such tool or version.
+            ManifestInvalid: the tool has no ``inputs_schema``; an MCP server has none.
+            ToolYanked: the stable version was yanked.
+            MissingExtra: without the packages of the extra ``contracts``.
+        """
+        from control_plane.registries.contracts import bound
+
+        return bound(self._load, name, handler, version, open_seconds=open_seconds)
 
     def close(self) -> None:
         """Let go of the replica, unless it is a client's."""
