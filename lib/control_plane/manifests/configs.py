@@ -264,7 +264,7 @@ def _problems(
     layers = _Layers(name, documents, configuration.environment)
     for tenant, values, left_open in configuration.trees(name, tenants, unfollowed=unfollowed):
         undecided = [decode_path(path)[1:] for path in left_open]
-        for finding in compiled.findings(values, MAX_COUNTED):
+        for finding in compiled.findings(values, MAX_COUNTED + 1):
             if not undecided or _holds_anyway(finding, undecided):
                 yield layers.problem(tenant, finding)
 
