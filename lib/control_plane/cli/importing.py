@@ -7,7 +7,7 @@ becomes of them is the same for all.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -19,19 +19,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from control_plane.manifests.imported import Imported, Problem
-    from control_plane.manifests.loader import Document
+    from control_plane.manifests.imported import Path as Place
 
-    Convert = Callable[[Document], Imported]
+    Convert = Callable[[Any], Imported]
+
+    class Source(Protocol):
+        """A file that was read, and where in it something stands."""
+
+        def place(self, path: Place) -> str: ...
+
 
 BUCKETINGS = ("flagd-v1", "flagd-v2", "flagd-v3")
 
 _FILE = click.argument("file", metavar="FILE")
+_RENAME = click.option(
+    "--rename", is_flag=True, help="Make names of keys that are none, such as newUI."
+)
 _OPTIONS = (
     click.option(
         "--out", metavar="DIR", default="manifests", show_default=True,
-        help="The folder; a flag goes to DIR/flags/NAME.yaml, a segment to DIR/segments.",
+        help="The folder; a flag goes to DIR/flags/NAME.yaml, a segment to DIR/segments, a tool"
+        " to DIR/tools/NAME@VERSION.yaml.",
     ),
-    click.option("--rename", is_flag=True, help="Make names of keys that are none, such as newUI."),
     click.option("--partial", is_flag=True, help="Write the rest though some are refused."),
     click.option("--replace", is_flag=True, help="Write over files that hold something else."),
     click.option("--json", "as_json", is_flag=True, help='Print one object with "format": 1.'),
@@ -43,7 +52,12 @@ _LISTS = click.option(
 
 
 def _importer(command: Any) -> Any:
-    """The argument and options that every import has."""
+    """The argument and options that every import of flags has."""
+    return _importer_of_tools(_RENAME(command))
+
+
+def _importer_of_tools(command: Any) -> Any:
+    """The argument and options of an import that always maps names, and keeps them."""
     for option in (*reversed(_OPTIONS), _FILE):
         command = option(command)
     return command
@@ -53,9 +67,9 @@ def _importer(command: Any) -> Any:
 def import_() -> None:
     """Make manifests of another system's definitions.
 
-    Each flag that is refused is one line; then nothing is written, unless --partial says so, and
-    the exit code is 1. A flag that is written though it answers somebody otherwise than before is
-    one line, too.
+    Each flag or tool that is refused is one line; then nothing is written, unless --partial says
+    so, and the exit code is 1. A flag that is written though it answers somebody otherwise than
+    before is one line, too.
     """
 
 
@@ -110,12 +124,49 @@ def unleash(file: str, rename: bool, **how: Any) -> int:
     return _import(file, lambda source: import_unleash(source, rename=rename), **how)
 
 
-def _import(
-    file: str, convert: Convert, *, out: str, partial: bool, replace: bool, as_json: bool
-) -> int:
+@import_.command("mcp-registry")
+@_importer_of_tools
+def mcp_registry(file: str, **how: Any) -> int:
+    """Write one tool for each server of FILE, a list of MCP servers or a registry's answer.
+
+    Such a tool is listed and pinned; it has no input schema and cannot be bound.
+    """
+    from control_plane.manifests.mcp_registry import import_mcp_registry
+    from control_plane.manifests.rows import load_rows
+
+    source = load_rows(file, under=("servers",))
+    return _import_from(source, import_mcp_registry, "server", **how)
+
+
+@import_.command("openai-tools")
+@_importer_of_tools
+def openai_tools(file: str, **how: Any) -> int:
+    """Write the tools of FILE: functions as OpenAI's APIs take them, a list or JSON lines.
+
+    The same name with other content is the next version.
+    """
+    from control_plane.manifests.openai_tools import import_openai_tools
+    from control_plane.manifests.rows import load_rows
+
+    return _import_from(load_rows(file, under=("tools",)), import_openai_tools, "tool", **how)
+
+
+def _import(file: str, convert: Convert, **how: Any) -> int:
     from control_plane.manifests.loader import load_file
 
-    source = load_file(file)
+    return _import_from(load_file(file), convert, "flag", **how)
+
+
+def _import_from(
+    source: Source,
+    convert: Convert,
+    thing: str,
+    *,
+    out: str,
+    partial: bool,
+    replace: bool,
+    as_json: bool,
+) -> int:
     try:
         found = convert(source)
     except ManifestInvalid as error:
@@ -137,14 +188,14 @@ def _import(
         click.echo(f"wrote {path}")
     click.echo(
         f"{_counted(len(written), 'file')} written, {len(texts) - len(written)} as they were,"
-        f" {_counted(len(problems), 'flag')} refused"
+        f" {_counted(len(problems), thing)} refused"
         + (f", {_counted(len(changes), 'difference')}" if changes else "")
-        + ("; nothing is written while a flag is refused" if problems and not partial else "")
+        + (f"; nothing is written while a {thing} is refused" if problems and not partial else "")
     )
     return int(bool(problems))
 
 
-def _placed(source: Document, problems: tuple[Problem, ...]) -> list[str]:
+def _placed(source: Source, problems: tuple[Problem, ...]) -> list[str]:
     return [f"{source.place(problem.path)}: {problem.text}" for problem in problems]
 
 
@@ -155,10 +206,13 @@ def _counted(number: int, thing: str) -> str:
 def _texts(found: Imported, folder: Path) -> dict[Path, str]:
     from control_plane.cli.written import dump
 
-    return {
-        folder / f"{document['kind']}s" / f"{document['name']}.yaml": dump(document)
-        for document in found.documents
-    }
+    return {folder / _file(document): dump(document) for document in found.documents}
+
+
+def _file(document: dict[str, Any]) -> str:
+    """Where a document goes; of a tool there may be several versions."""
+    version = f"@{document['version']}" if document["kind"] == "tool" else ""
+    return f"{document['kind']}s/{document['name']}{version}.yaml"
 
 
 def _written(texts: dict[Path, str], replace: bool) -> list[str]:

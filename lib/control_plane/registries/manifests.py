@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Self
 
+    from control_plane.registries.exchange import Api
     from control_plane.replica.format import Record
 
     Load = Callable[[str, str], "Tool"]
@@ -171,6 +172,24 @@ class Tool(_Manifest):
         timeout_ms: int
         retry_attempts: int
         circuit_breaker_threshold: int
+
+    def to_openai(self, api: Api = "chat") -> dict[str, Any]:
+        """The function that OpenAI's API takes, ``chat`` or ``responses``; see `exchange`."""
+        from control_plane.registries.exchange import to_openai
+
+        return to_openai(self.to_dict(), api)
+
+    def to_anthropic(self) -> dict[str, Any]:
+        """The tool that Anthropic's Messages API takes; see `exchange`."""
+        from control_plane.registries.exchange import to_anthropic
+
+        return to_anthropic(self.to_dict())
+
+    def to_mcp(self) -> dict[str, Any]:
+        """The tool as an MCP server lists it; see `exchange`."""
+        from control_plane.registries.exchange import to_mcp
+
+        return to_mcp(self.to_dict())
 
 
 class Agent(_Manifest):
