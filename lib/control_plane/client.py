@@ -417,9 +417,7 @@ class PinnedView(_Shortcuts):
         Raises:
             ReplicaUnavailable: there was no replica to pin.
         """
-        from control_plane.registries.registry_manager import PinnedRegistry
-
-        return PinnedRegistry(self._pinned()[0])
+        return self._client.registry.pinned_to(self._pinned()[0], self._flags)
 
     def close(self) -> None:
         """Drop the snapshot; later reads raise ``ViewExpired``, flags give defaults."""

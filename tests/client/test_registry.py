@@ -165,7 +165,8 @@ def test_a_status_shows_on_the_version_and_its_bytes_stay(stocked: Any) -> None:
     stocked.status(
         "tool", "crm_tool", "1.2.0", status="deprecated", reason="old", successor="crm2_tool"
     )
-    after = registry.get_tool("crm_tool")
+    with pytest.warns(DeprecationWarning, match="deprecated: old; use crm2_tool"):
+        after = registry.get_tool("crm_tool")
     assert (after.status, after.status_reason, after.successor) == (
         "deprecated",
         "old",

@@ -46,7 +46,8 @@ def test_every_kind_can_be_given_and_changed() -> None:
         client.put_tool({"name": "tool", "version": "2.0.0", "metadata": {"description": "d"}})
         assert client.registry.get_agent("agent").tools["tool"].version == "2.0.0"
         client.set_status("tool", "tool", "2.0.0", "yanked", "leaks")
-        assert client.registry.get_tool("tool").status == "yanked"
+        with pytest.warns(DeprecationWarning, match="tool/tool@2.0.0: .* yanked: leaks"):
+            assert client.registry.get_tool("tool", "2.0.0").status == "yanked"
         client.set_segment("beta", ["u2"])
         assert (client.is_enabled("x", "u1"), client.is_enabled("x", "u2")) == (False, True)
         client.set_config(

@@ -9,7 +9,8 @@ In this order, and the first refusal is the answer:
    - flag: variants, weights and names of the flag itself and of each environment's merged result;
    - segment: names and operands of its rules;
    - config: see `configs`;
-   - agent: each tool is referred to once, by a specifier that parses;
+   - agent: each tool is referred to once, by a specifier that parses; what flags may change has a
+     value of its own that is inside the schema declared for it;
    - tool: both schemas compile and refer to nothing outside themselves.
 
 A refusal is one line: ``flag/x: expected …, found … at metadata.variants.on; cure``.
@@ -253,6 +254,20 @@ def _check_agent(document: dict[str, Any], what: str, environment: str | None) -
     from control_plane.replica.resolution import tool_references
 
     tool_references(document)
+    _check_overridable(document["metadata"])
+
+
+def _check_overridable(metadata: Mapping[str, Any]) -> None:
+    from control_plane.registries.overrides import OVERRIDABLE, fits
+
+    for field, declared in metadata.get(OVERRIDABLE, {}).items():
+        schema = declared.get("schema", {})
+        if field in metadata and not fits(metadata[field], schema):
+            raise ManifestInvalid(
+                f"expected a value inside the schema that {OVERRIDABLE} declares for {field},"
+                f" found {shown(metadata[field])} at {written_path(('metadata', field))}",
+                ("metadata", field),
+            )
 
 
 def _check_tool(document: dict[str, Any], what: str, environment: str | None) -> None:

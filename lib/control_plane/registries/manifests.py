@@ -8,6 +8,8 @@
   costs nothing but the object.
 - ``tools`` is read-only: which versions meet an agent's requirements is decided where the agent
   is governed, not in the process that uses it.
+- What flags changed (``applied``) stands in the attributes as if the caller had assigned it; bytes,
+  digest and signature are always those of the manifest that was signed.
 """
 
 from __future__ import annotations
@@ -23,17 +25,37 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from control_plane.registries.exchange import Api
+    from control_plane.registries.overrides import Applied, Moment, Settled
     from control_plane.replica.format import Record
 
     Load = Callable[[str, str], "Tool"]
 
 ACTIVE = "active"
+DEPRECATED = "deprecated"
+YANKED = "yanked"
+CHANNEL = "channel"
+"""What `Applied.field` says where a flag chose the channel; no metadata is called so."""
 
 
 class Loaded:
-    """One version as read from the replica, shared by every copy handed out; never changes."""
+    """One version as read from the replica, shared by every copy handed out; never changes.
 
-    __slots__ = ("blob", "document", "hash", "kind", "resolution", "status")
+    ``channels`` are the versions that a flag may choose instead, by channel; None where no flag
+    does. ``moment`` has the flags of the same transaction, None where none is asked. ``plain``:
+    it is handed out as it is, with no flag to ask and nothing to be told.
+    """
+
+    __slots__ = (
+        "blob",
+        "channels",
+        "document",
+        "hash",
+        "kind",
+        "moment",
+        "plain",
+        "resolution",
+        "status",
+    )
 
     def __init__(
         self,
@@ -42,6 +64,7 @@ class Loaded:
         document: dict[str, Any],
         status: dict[str, Any],
         resolution: dict[str, dict[str, Any]],
+        channels: dict[str, Loaded] | None = None,
     ) -> None:
         self.kind = kind
         self.blob = record.body
@@ -49,14 +72,38 @@ class Loaded:
         self.document = document
         self.status = status
         self.resolution = resolution
+        self.channels = channels
+        self.moment: Moment | Settled | None = None
+        self.plain = self.discouraged is None and not self.asks_flags
+
+    @property
+    def reference(self) -> str:
+        """``agent/NAME@VERSION``, as every command prints it."""
+        return f"{self.kind}/{self.document['name']}@{self.document['version']}"
+
+    @property
+    def discouraged(self) -> str | None:
+        """deprecated or yanked, by its status or by its own word; None for a version in use."""
+        status = self.status.get("status")
+        if status in (None, ACTIVE):
+            return DEPRECATED if self.document.get("deprecated") is True else None
+        return str(status)
+
+    @property
+    def asks_flags(self) -> bool:
+        """Whether flags decide its channel or its fields."""
+        return self.channels is not None or (
+            self.kind == "agent" and bool(self.document["metadata"].get("overridable"))
+        )
 
 
 class _Manifest:
     """What agents and tools have in common."""
 
-    __slots__ = ("_loaded", "_own")
+    __slots__ = ("_applied", "_loaded", "_own")
 
     if TYPE_CHECKING:
+        _applied: tuple[Applied, ...]
         _loaded: Loaded
         _own: dict[str, Any]
         name: str
@@ -64,9 +111,10 @@ class _Manifest:
         owner: str
         metadata: dict[str, Any]
 
-    def __init__(self, loaded: Loaded) -> None:
-        object.__setattr__(self, "_loaded", loaded)
-        object.__setattr__(self, "_own", {})
+    def __init__(self, loaded: Loaded, applied: tuple[Applied, ...] = ()) -> None:
+        _set_loaded(self, loaded)
+        _set_applied(self, applied)
+        _set_own(self, {each.field: each.new for each in applied if each.field != CHANNEL})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -106,10 +154,12 @@ class _Manifest:
         return copy
 
     def _again(self) -> Self:
-        return type(self)(self._loaded)
+        return type(self)(self._loaded, self._applied)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._loaded.document['name']}@{self._version}>"
+        changed = ", ".join(f"{each.field} by flag {each.flag}" for each in self._applied)
+        name = self._loaded.document["name"]
+        return f"<{type(self).__name__} {name}@{self._version}{changed and ', ' + changed}>"
 
     @property
     def _version(self) -> str:
@@ -118,7 +168,15 @@ class _Manifest:
     @property
     def reference(self) -> str:
         """``agent/NAME@VERSION``, as every command prints it."""
-        return f"{self._loaded.kind}/{self._loaded.document['name']}@{self._version}"
+        return self._loaded.reference
+
+    @property
+    def applied(self) -> tuple[Applied, ...]:
+        """What flags changed for the tenant that asked: channel first, then fields; often nothing.
+
+        Each has ``field``, ``flag``, ``variant``, ``old`` (the manifest's) and ``new``.
+        """
+        return self._applied
 
     @property
     def blob(self) -> bytes:
@@ -205,17 +263,26 @@ class Agent(_Manifest):
         temperature: float
         system_prompt: str
 
-    def __init__(self, loaded: Loaded, load: Load) -> None:
-        super().__init__(loaded)
-        object.__setattr__(self, "_load", load)
+    def __init__(self, loaded: Loaded, load: Load, applied: tuple[Applied, ...] = ()) -> None:
+        super().__init__(loaded, applied)
+        _set_load(self, load)
 
     def _again(self) -> Self:
-        return type(self)(self._loaded, self._load)
+        return type(self)(self._loaded, self._load, self._applied)
 
     @property
     def tools(self) -> Requirements:
         """The tools this agent asks for, by name, in the order of its manifest; read-only."""
         return Requirements(self._loaded, self._load)
+
+
+# What `object.__setattr__` does at a third of its cost: taking an agent is little else.
+_set_loaded: Callable[[_Manifest, Loaded], None] = _Manifest.__dict__["_loaded"].__set__
+_set_applied: Callable[[_Manifest, tuple[Applied, ...]], None] = _Manifest.__dict__[
+    "_applied"
+].__set__
+_set_own: Callable[[_Manifest, dict[str, Any]], None] = _Manifest.__dict__["_own"].__set__
+_set_load: Callable[[Agent, Load], None] = Agent.__dict__["_load"].__set__
 
 
 class Requirement:

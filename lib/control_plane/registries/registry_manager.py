@@ -7,7 +7,10 @@
 - While a moved revision cannot be read, what was kept before stays the answer.
 - Whether a tool suits an agent is what the node's daemon resolved and recorded; only a list of
   references that no agent stands behind is resolved here, with ``packaging``.
-- ``tenant_id`` says who asks. Every tenant is given the same version.
+- A yanked version is never chosen by a channel; who names it gets it, and is told. A deprecated
+  one is chosen, and told: one warning for each version and process, and a count.
+- ``tenant_id`` says who asks. Where the manifest lets flags decide (`overrides`), they are those of
+  the transaction the version was read in; both are read again when either's revision has moved.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from control_plane.errors import (
     ReplicaInvalid,
     ReplicaUnavailable,
 )
+from control_plane.feature_flags.counting import Counts
 from control_plane.registries.manifests import (
     ACTIVE,
+    YANKED,
     Agent,
     CompatibilityReport,
     Listed,
@@ -31,6 +36,15 @@ from control_plane.registries.manifests import (
     Requirements,
     Tool,
     unresolved,
+)
+from control_plane.registries.notices import discourage
+from control_plane.registries.ordering import order
+from control_plane.registries.overrides import (
+    CHANNEL_FLAG,
+    STABLE,
+    Moment,
+    Settled,
+    tailored,
 )
 from control_plane.replica.format import (
     AGENT,
@@ -44,7 +58,7 @@ from control_plane.replica.format import (
     describe_key,
     record_key,
 )
-from control_plane.replica.header import REGISTRY_REVISION, TOMBSTONE
+from control_plane.replica.header import FLAGS_REVISION, REGISTRY_REVISION, TOMBSTONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,29 +67,42 @@ if TYPE_CHECKING:
     from typing import Any, ParamSpec, Self, TypeVar, overload
 
     from control_plane.client import ControlPlaneClient
+    from control_plane.defaults import ChosenSource, TrustedReplica
+    from control_plane.feature_flags.flag_manager import FeatureFlagManager, PinnedFlags
     from control_plane.registries.contracts import AsyncBoundTool, BoundTool
-    from control_plane.replica.reader import View
+    from control_plane.registries.overrides import Applied
+    from control_plane.replica.reader import Replica, View
     from control_plane.replica.resolution import Offered
 
+    Known = Callable[[str, str, str | None], Loaded | None]
     P = ParamSpec("P")
     R = TypeVar("R")
 
 KINDS = {"agent": AGENT, "tool": TOOL}
-STABLE = "stable"
 MAX_KEPT_VERSIONS = 4_096
 MAX_CANDIDATES = 10_000
 FIRST_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+ROUNDS = 10
 
 _WORD = 8 * REGISTRY_REVISION
+_FLAGS = 8 * FLAGS_REVISION
 _TOMBSTONE = 8 * TOMBSTONE
 
 
 class _Registry:
     """The calls that are alike for the newest generation and for a pinned one."""
 
-    __slots__ = ()
+    __slots__ = ("_counts",)
+
+    _counts: Counts
 
     def _load(self, kind: str, name: str, version: str | None) -> Loaded:
+        raise NotImplementedError
+
+    def _tailored(
+        self, kind: str, name: str, version: str | None, tenant_id: str | int | None
+    ) -> tuple[Loaded, tuple[Applied, ...]]:
+        """The version flags choose for a tenant and what they change in it."""
         raise NotImplementedError
 
     def _with_view(self, ask: Callable[[View], Any]) -> Any:
@@ -84,22 +111,44 @@ class _Registry:
     def get_agent(
         self, name: str, version: str | None = None, tenant_id: str | None = None
     ) -> Agent:
-        """The agent's version, or the stable one, as a copy of the caller's own.
+        """The agent's version, or the one of its channel, as a copy of the caller's own.
+
+        The channel is stable, or what the agent's ``channel_flag`` says for the tenant. Fields
+        that the manifest calls ``overridable`` are as their flags say for the tenant; ``applied``
+        tells what flags changed. A version that is deprecated or yanked is told of once.
 
         Raises:
             NotFound: names the nearest names, or the versions there are.
             ReplicaUnavailable: there is no replica, or several environments and none named.
         """
-        return Agent(self._load("agent", name, version), self._resolved)
+        loaded = self._load("agent", name, version)
+        if loaded.plain:
+            return Agent(loaded, self._resolved)
+        loaded, applied = self._handed(loaded, name, version, tenant_id)
+        return Agent(loaded, self._resolved, applied)
 
     def get_tool(self, name: str, version: str | None = None, tenant_id: str | None = None) -> Tool:
-        """The tool's version, or the stable one, as a copy of the caller's own.
+        """The tool's version, or the one of its channel, as a copy of the caller's own.
+
+        The channel is stable, or what the tool's ``channel_flag`` says for the tenant. A version
+        that is deprecated or yanked is told of once.
 
         Raises:
             NotFound: names the nearest names, or the versions there are.
             ReplicaUnavailable: there is no replica, or several environments and none named.
         """
-        return Tool(self._load("tool", name, version))
+        loaded = self._load("tool", name, version)
+        if loaded.plain:
+            return Tool(loaded)
+        return Tool(*self._handed(loaded, name, version, tenant_id))
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How often each (``kind/name@version``, deprecated or yanked) was handed out.
+
+        Counted since the manager was made; the numbers only grow, whoever exports them keeps the
+        last ones. Versions in use are not counted.
+        """
+        return self._counts.read()
 
     def list_agents(self) -> tuple[Listed, ...]:
         """Every agent with its published versions and channels, by name."""
@@ -128,6 +177,21 @@ class _Registry:
         else:
             asker, resolution = "the list", self._resolved_here(list(tools), name)
         return _report(name, asker, resolution)
+
+    def _handed(
+        self, loaded: Loaded, name: str, version: str | None, tenant_id: str | int | None
+    ) -> tuple[Loaded, tuple[Applied, ...]]:
+        """What is not plain: with what flags change, told of and counted where it should be."""
+        applied: tuple[Applied, ...] = ()
+        if loaded.asks_flags:
+            loaded, applied = self._tailored(loaded.kind, name, version, tenant_id)
+        status = loaded.discouraged
+        if status is not None:
+            next(self._counts.counter(loaded.reference, status, "", None))
+            told = loaded.status
+            # Frames: this one, get_agent or get_tool, its caller.
+            discourage(loaded.reference, status, told.get("reason"), told.get("successor"), stack=3)
+        return loaded, applied
 
     def _resolved(self, name: str, version: str) -> Tool:
         return Tool(self._load("tool", name, version))
@@ -165,6 +229,7 @@ class RegistryManager(_Registry):
 
     __slots__ = (
         "__weakref__",
+        "_flags",
         "_owns_source",
         "_previous",
         "_revision",
@@ -184,6 +249,8 @@ class RegistryManager(_Registry):
             raise TypeError("expected client or replica and environment, found both")
         self._owns_source = client is None
         self._source = client.source if client else replica_source(replica, environment)[0]
+        self._flags: FeatureFlagManager | None = None if client is None else client.flags
+        self._counts = Counts()
         self._words = self._source.words
         self._table: dict[tuple[str, str, str | None], Loaded] = {}
         self._previous: dict[tuple[str, str, str | None], Loaded] = {}
@@ -237,6 +304,10 @@ class RegistryManager(_Registry):
 
         return bound(self._load, name, handler, version, open_seconds=open_seconds)
 
+    def pinned_to(self, view: View, flags: PinnedFlags) -> PinnedRegistry:
+        """The registry as a view shows it, with that view's flags; what it hands out counts."""
+        return PinnedRegistry(view, flags, self._counts)
+
     def close(self) -> None:
         """Let go of the replica, unless it is a client's."""
         if self._owns_source:
@@ -272,45 +343,144 @@ class RegistryManager(_Registry):
         # Without a replica, or in one given up, every call looks again; the source sets the pace.
         self._revision = -1 if replica is None or swapped_away else revision
 
+    def _tailored(
+        self, kind: str, name: str, version: str | None, tenant_id: str | int | None
+    ) -> tuple[Loaded, tuple[Applied, ...]]:
+        for _ in range(ROUNDS):
+            loaded = self._load(kind, name, version)
+            moment = loaded.moment
+            if moment is None or not self._is_current(moment):
+                before, loaded = loaded, self._read(kind, name, version)
+                moment = loaded.moment
+                if moment is None:
+                    # Published anew meanwhile, as one that asks no flag.
+                    return loaded, ()
+                if loaded is before:
+                    # What moved cannot be read now: the last good answer stands.
+                    return tailored(loaded, moment, tenant_id)
+            answer = tailored(loaded, moment, tenant_id)
+            if isinstance(moment, Settled) or not moment.moved:
+                return answer
+        # A writer that outruns one read after another moves no snapshot that is held.
+        flags = self._asked_flags()
+        found: tuple[Loaded, tuple[Applied, ...]] = self._with_view(
+            lambda view: _pinned(view, flags.pinned_to(view), kind, name, version, tenant_id)
+        )
+        return found
+
+    def _is_current(self, moment: Moment | Settled) -> bool:
+        """Whether the flags are those of this revision, and none has a value given in a test."""
+        return (
+            isinstance(moment, Moment)
+            and not moment.moved
+            and moment.revision == self._words[_FLAGS]
+            and moment.overridden is self._asked_flags()._library.overridden
+        )
+
     def _read(self, kind: str, name: str, version: str | None) -> Loaded:
         """Read one version and keep it in the table captured before the snapshot."""
         table, previous = self._table, self._previous
+        # Before the snapshot, too: its flags are at least this new.
+        flags_revision = self._words[_FLAGS]
+
+        def known(kind: str, name: str, version: str | None) -> Loaded | None:
+            return table.get((kind, name, version)) or previous.get((kind, name, version))
+
+        replica = self._opened()
         try:
-            loaded: Loaded = self._with_view(
-                lambda view: read_version(view, kind, name, version, previous)
-            )
+            with replica.view() as view:
+                loaded = read_version(view, kind, name, version, known)
+                txn_id = view.txn_id
         except (ReplicaBusy, ReplicaInvalid) as error:
-            if (kind, name, version) not in previous:
+            last = known(kind, name, version)
+            if last is None:
                 raise
-            loaded = previous[kind, name, version]
+            loaded = last
             if isinstance(error, ReplicaBusy):
                 return loaded
             # What is damaged stays so until something moves; kept, its last good version outlives
             # moves that do not mend it.
+        else:
+            if loaded.asks_flags:
+                self._attach(loaded, replica, txn_id, flags_revision)
         if len(table) >= MAX_KEPT_VERSIONS:
             table.clear()
-        table[kind, name, version] = table[kind, name, loaded.document["version"]] = loaded
+        table[kind, name, version] = loaded
+        if loaded.channels is None:
+            table[kind, name, loaded.document["version"]] = loaded
         return loaded
 
+    def _attach(
+        self, loaded: Loaded, replica: Replica | TrustedReplica, txn_id: int, flags_revision: int
+    ) -> None:
+        """Give the version flags of its own transaction."""
+        flags = self._asked_flags()
+        moment = Moment(txn_id, flags_revision, flags._library.overridden, replica.get)
+        # A moment reads records as a view does; more is not asked of it.
+        moment.flags = flags.pinned_to(moment)  # type: ignore[arg-type]
+        loaded.moment = moment
+
+    def _asked_flags(self) -> FeatureFlagManager:
+        """The client's flags, or some that share this registry's replica."""
+        if self._flags is None:
+            # Imported here: most registries of their own ask no flag.
+            from control_plane.feature_flags.flag_manager import FeatureFlagManager
+
+            self._flags = FeatureFlagManager(_Sharing(self._source))
+        return self._flags
+
     def _with_view(self, ask: Callable[[View], Any]) -> Any:
+        with self._opened().view() as view:
+            return ask(view)
+
+    def _opened(self) -> Replica | TrustedReplica:
         replica = self._source.open()
         if replica is None:
             require_environment(self._source)
             raise ReplicaUnavailable(str(self._source.error))
-        with replica.view() as view:
-            return ask(view)
+        return replica
+
+
+class _Sharing:
+    """What flags need of a client, for a registry that has none."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: ChosenSource) -> None:
+        self.source = source
+
+    def adopt(self, manager: object) -> None:
+        """Nobody waits for these flags or closes them: the source is the registry's."""
 
 
 class PinnedRegistry(_Registry):
-    """The agents and tools of one generation, read through a pinned view."""
+    """The agents and tools of one generation, read through a pinned view.
 
-    __slots__ = ("_view",)
+    ``flags`` are those of the view, and ``counts`` the manager's; without them flags are asked
+    uncounted, and versions are counted here.
+    """
 
-    def __init__(self, view: View) -> None:
+    __slots__ = ("_flags", "_view")
+
+    def __init__(
+        self, view: View, flags: PinnedFlags | None = None, counts: Counts | None = None
+    ) -> None:
         self._view = view
+        self._flags = flags
+        self._counts = Counts() if counts is None else counts
 
     def _load(self, kind: str, name: str, version: str | None) -> Loaded:
-        return read_version(self._view, kind, name, version, {})
+        return read_version(self._view, kind, name, version, _unknown)
+
+    def _tailored(
+        self, kind: str, name: str, version: str | None, tenant_id: str | int | None
+    ) -> tuple[Loaded, tuple[Applied, ...]]:
+        if self._flags is None:
+            from control_plane.feature_flags.flag_manager import PinnedFlags
+            from control_plane.feature_flags.table import Library
+
+            self._flags = PinnedFlags(Library(), self._view, None)
+        return _pinned(self._view, self._flags, kind, name, version, tenant_id)
 
     def _with_view(self, ask: Callable[[View], Any]) -> Any:
         return ask(self._view)
@@ -321,12 +491,12 @@ def read_version(
     kind: str,
     name: str,
     version: str | None,
-    kept: dict[tuple[str, str, str | None], Loaded],
+    known: Known,
 ) -> Loaded:
-    """One version with its status and resolution; ``kept`` saves parsing what did not change.
+    """One version with its status and resolution; ``known`` saves parsing what did not change.
 
     Raises:
-        NotFound: no such name or version, or no stable one.
+        NotFound: no such name or version, or no stable one that is not yanked.
     """
     if not isinstance(name, str) or not (version is None or isinstance(version, str)):
         raise TypeError(f"expected name and version as str, found {name!r} and {version!r}")
@@ -337,9 +507,32 @@ def read_version(
         wanted = ascii(name if version is None else f"{name}@{version}")
         raise NotFound(f"{kind}/{wanted}: expected a published {kind}, found none") from error
     if version is None:
-        version = _channel(view, kind, name, STABLE)
-        if version is None:
-            raise _not_found(view, kind, name, None)
+        return _of_channel(view, kind, name, known)
+    return _of_version(view, kind, name, version, known)
+
+
+def _of_channel(view: View, kind: str, name: str, known: Known) -> Loaded:
+    """The stable version, with those of other channels where its flag may choose one."""
+    version = _channel(view, kind, name, STABLE)
+    if version is None:
+        raise _not_found(view, kind, name, None)
+    stable = _of_version(view, kind, name, version, known)
+    if stable.status.get("status") == YANKED:
+        raise _yanked(stable)
+    if CHANNEL_FLAG not in stable.document["metadata"]:
+        return stable
+    channels = {}
+    for channel, pointed in _channels_of(view, kind, name).items():
+        if channel != STABLE:
+            other = _of_version(view, kind, name, pointed, known)
+            if other.status.get("status") != YANKED:
+                channels[channel] = other
+    stable.channels = channels
+    stable.plain = False
+    return stable
+
+
+def _of_version(view: View, kind: str, name: str, version: str, known: Known) -> Loaded:
     key = record_key(KINDS[kind], name, version)
     raw = view.read(key)[0]
     record = None if raw is None else decode_record(key, raw)
@@ -350,7 +543,7 @@ def read_version(
             f"{kind}/{name}@{version}: expected a version this node accepted, found one held "
             "back; see control-plane status"
         )
-    before = kept.get((kind, name, version))
+    before = known(kind, name, version)
     document = (
         before.document if before and before.hash == record.hash else _parsed(key, record.body)
     )
@@ -364,6 +557,45 @@ def _resolution(view: View, kind: str, document: dict[str, Any]) -> dict[str, di
         return {}
     found = _body_of(view, record_key(RESOLUTION, document["name"], document["version"]))
     return found or unresolved(document["metadata"].get("tools", ()))
+
+
+def _pinned(
+    view: View,
+    flags: PinnedFlags,
+    kind: str,
+    name: str,
+    version: str | None,
+    tenant_id: str | int | None,
+) -> tuple[Loaded, tuple[Applied, ...]]:
+    """The version a tenant gets, all of one snapshot that is held."""
+    loaded = read_version(view, kind, name, version, _unknown)
+    return tailored(loaded, Settled(flags), tenant_id)
+
+
+def _unknown(kind: str, name: str, version: str | None) -> None:
+    """Of a snapshot that is held nothing is known before it is read."""
+
+
+def _channels_of(view: View, kind: str, name: str) -> dict[str, str]:
+    """The live channels of one name, and the version each points to."""
+    prefix = record_key(CHANNEL, kind, name, "")
+    channels = {}
+    for key, raw in view.scan(prefix):
+        version = _body(key, raw).get("version")
+        if version is not None:
+            channels[key[len(prefix) :].decode()] = version
+    return channels
+
+
+def _yanked(stable: Loaded) -> NotFound:
+    reason, successor = stable.status.get("reason"), stable.status.get("successor")
+    why = f" ({reason})" if reason else ""
+    instead = f" {successor}" if successor else " another version"
+    name = stable.document["name"]
+    return NotFound(
+        f"{stable.kind}/{name}: expected a version on channel {STABLE} that is not yanked, found "
+        f"{stable.document['version']}{why}; activate{instead}, or pass version="
+    )
 
 
 def _channel(view: View, kind: str, name: str, channel: str) -> str | None:
@@ -423,7 +655,7 @@ def _not_found(view: View, kind: str, name: str, version: str | None) -> NotFoun
         )
     from difflib import get_close_matches
 
-    nearest = get_close_matches(name, list(dict.fromkeys(_channel_names(view, kind))), n=3)
+    nearest = get_close_matches(name.lower(), list(dict.fromkeys(_channel_names(view, kind))), n=3)
     hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     return NotFound(f"{kind}/{name}: expected a published {kind}, found none{hint}")
 
@@ -443,7 +675,7 @@ def _offered(view: View, tool: str) -> Offered:
 
     versions, statuses = {}, {}
     for version in _versions(view, "tool", tool):
-        loaded = read_version(view, "tool", tool, version, {})
+        loaded = read_version(view, "tool", tool, version, _unknown)
         versions[version] = sha256(loaded.blob).hexdigest()
         statuses[version] = loaded.status.get("status", ACTIVE)
     return Offered(versions, statuses, _channel(view, "tool", tool, STABLE))
@@ -477,21 +709,6 @@ def _channel_names(view: View, kind: str) -> Iterator[str]:
 
 def _live(key: bytes, raw: bytes) -> bool:
     return decode_record(key, raw).status not in (DELETED, NO_VALUE)
-
-
-def order(version: str) -> tuple[tuple[int, ...], bool, str]:
-    """A key that sorts published versions as a reader expects: numbers, pre-releases first.
-
-    PEP 440's whole order needs ``packaging``, which the bare library does without; this one
-    decides how versions are listed, never which one is used.
-    """
-    release, rest = version, ""
-    for index, character in enumerate(version):
-        if not (character.isdigit() or character == "."):
-            release, rest = version[:index], version[index:]
-            break
-    numbers = tuple(int(part) for part in release.split(".") if part)
-    return numbers, not rest.startswith(("a", "b", "rc", ".dev", "dev")), rest
 
 
 def _report(name: str, asker: str, resolution: dict[str, dict[str, Any]]) -> CompatibilityReport:
