@@ -341,7 +341,7 @@ def _flag_targets() -> dict[str, Target]:
 
     def evaluate(body: bytes) -> object:
         raw = _record(format.FLAG, body, "pilot")[1]
-        table = Table(Library(), lambda *keys: (1, [raw]), word, 0)
+        table = Table(Library(), lambda key: (1, raw), word, 0)
         for load in (Table.load_enabled, Table.load_variant, Table.load_value):
             load(table, "pilot")
         answering = table.flag("pilot")
@@ -353,7 +353,7 @@ def _flag_targets() -> dict[str, Target]:
 
     def contains(body: bytes) -> object:
         raw = _record(format.SEGMENT, body, "beta")[1]
-        memberships = Memberships(lambda *keys: (1, [raw]), Library().segment)
+        memberships = Memberships(lambda key: (1, raw), Library().segment)
         return memberships.contains("beta", "a", None, None, {"country": "DE"})
 
     inline = segment_body(SEGMENT)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.integrations import celery_application
@@ -66,9 +67,16 @@ def app() -> Iterator[Celery]:
     def broken() -> None:
         raise ZeroDivisionError(str(seen()))
 
+    # A worker sets up the logging of its process, which is the one of all other tests.
+    setup_logging.connect(nothing)
     with start_worker(made, perform_ping_check=False, shutdown_timeout=30):
         yield made
+    setup_logging.disconnect(nothing)
     made.close()
+
+
+def nothing(**sent: Any) -> None:
+    """Receive a signal, and so do in place of Celery what it would do."""
 
 
 def seen() -> list[object]:

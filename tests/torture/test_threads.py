@@ -19,13 +19,13 @@ def record(number: int) -> bytes:
 def test_a_thread_that_was_overtaken_answers_as_the_one_that_overtook_it() -> None:
     asked: list[bytes] = []
 
-    def read(*keys: bytes) -> tuple[int, list[bytes | None]]:
-        asked.extend(keys)
+    def read(key: bytes) -> tuple[int, bytes | None]:
+        asked.append(key)
         if len(asked) > 1:
-            return 2, [record(2)]
+            return 2, record(2)
         # This thread has its record and is stopped; a commit, and another thread asks.
         assert table.load_value("first") == 2
-        return 1, [record(1)]
+        return 1, record(1)
 
     table = Table(Library(), read, memoryview(bytes(8)).cast("Q"), 0)
     assert table.load_value("first") == 2
