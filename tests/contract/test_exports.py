@@ -101,6 +101,10 @@ CALLS = {
         "list_tools": "",
         "pinned_to": "view, flags",
         "refresh": "",
+        "search": (
+            "kind, *, name=None, owner=None, category=None, capability=None, tag=None, text=None, "
+            "channel=None, limit=100, cursor=None"
+        ),
         "validate_tool_compatibility": "tool, tools",
     },
 }

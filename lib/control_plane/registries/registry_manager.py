@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from control_plane.feature_flags.flag_manager import FeatureFlagManager, PinnedFlags
     from control_plane.registries.contracts import AsyncBoundTool, BoundTool
     from control_plane.registries.overrides import Applied
+    from control_plane.registries.searching import Page
     from control_plane.replica.reader import Replica, View
     from control_plane.replica.resolution import Offered
 
@@ -87,6 +88,10 @@ ROUNDS = 10
 _WORD = 8 * REGISTRY_REVISION
 _FLAGS = 8 * FLAGS_REVISION
 _TOMBSTONE = 8 * TOMBSTONE
+
+
+def _unknown(kind: str, name: str, version: str | None) -> None:
+    """Of a snapshot that is held nothing is known before it is read."""
 
 
 class _Registry:
@@ -157,6 +162,42 @@ class _Registry:
     def list_tools(self) -> tuple[Listed, ...]:
         """Every tool with its published versions and channels, by name."""
         return tuple(self._with_view(lambda view: list(_listed(view, "tool"))))
+
+    def search(
+        self,
+        kind: str,
+        *,
+        name: str | None = None,
+        owner: str | None = None,
+        category: str | None = None,
+        capability: str | None = None,
+        tag: str | None = None,
+        text: str | None = None,
+        channel: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """Versions of agents or tools that say all this, by name and then by version.
+
+        Args:
+            kind: ``agent`` or ``tool``.
+            name: a part of the name.
+            owner, category, capability, tag: exactly as the manifest has it.
+            text: words that are all in name, description, category, tags or capabilities.
+            channel: only versions that this channel points to.
+            limit: how many a page has, at most 1,000.
+            cursor: the last page's.
+
+        Raises:
+            ValueError: another kind, limit or cursor than there can be.
+            ReplicaUnavailable: there is no replica, or several environments and none named.
+        """
+        # Imported here: most processes never search.
+        from control_plane.registries.searching import Wanted, search
+
+        wanted = Wanted(name, owner, category, capability, tag, text, channel)
+        found: Page = self._with_view(lambda view: search(view, kind, wanted, limit, cursor))
+        return found
 
     def validate_tool_compatibility(
         self, tool: str | Tool, tools: Requirements | Iterable[str]
@@ -470,7 +511,7 @@ class PinnedRegistry(_Registry):
         self._counts = Counts() if counts is None else counts
 
     def _load(self, kind: str, name: str, version: str | None) -> Loaded:
-        return read_version(self._view, kind, name, version, _unknown)
+        return read_version(self._view, kind, name, version)
 
     def _tailored(
         self, kind: str, name: str, version: str | None, tenant_id: str | int | None
@@ -491,7 +532,7 @@ def read_version(
     kind: str,
     name: str,
     version: str | None,
-    known: Known,
+    known: Known = _unknown,
 ) -> Loaded:
     """One version with its status and resolution; ``known`` saves parsing what did not change.
 
@@ -522,7 +563,7 @@ def _of_channel(view: View, kind: str, name: str, known: Known) -> Loaded:
     if CHANNEL_FLAG not in stable.document["metadata"]:
         return stable
     channels = {}
-    for channel, pointed in _channels_of(view, kind, name).items():
+    for channel, pointed in channels_of(view, kind, name).items():
         if channel != STABLE:
             other = _of_version(view, kind, name, pointed, known)
             if other.status.get("status") != YANKED:
@@ -568,15 +609,11 @@ def _pinned(
     tenant_id: str | int | None,
 ) -> tuple[Loaded, tuple[Applied, ...]]:
     """The version a tenant gets, all of one snapshot that is held."""
-    loaded = read_version(view, kind, name, version, _unknown)
+    loaded = read_version(view, kind, name, version)
     return tailored(loaded, Settled(flags), tenant_id)
 
 
-def _unknown(kind: str, name: str, version: str | None) -> None:
-    """Of a snapshot that is held nothing is known before it is read."""
-
-
-def _channels_of(view: View, kind: str, name: str) -> dict[str, str]:
+def channels_of(view: View, kind: str, name: str) -> dict[str, str]:
     """The live channels of one name, and the version each points to."""
     prefix = record_key(CHANNEL, kind, name, "")
     channels = {}
@@ -675,7 +712,7 @@ def _offered(view: View, tool: str) -> Offered:
 
     versions, statuses = {}, {}
     for version in _versions(view, "tool", tool):
-        loaded = read_version(view, "tool", tool, version, _unknown)
+        loaded = read_version(view, "tool", tool, version)
         versions[version] = sha256(loaded.blob).hexdigest()
         statuses[version] = loaded.status.get("status", ACTIVE)
     return Offered(versions, statuses, _channel(view, "tool", tool, STABLE))

@@ -291,9 +291,9 @@ class View:
         return self._checked(_copy, self._replica._log, keys)
 
     def scan(
-        self, prefix: bytes, limit: int = 1 << 20, database: Any = None
+        self, prefix: bytes, limit: int = 1 << 20, database: Any = None, after: bytes = b""
     ) -> list[tuple[bytes, bytes]]:
-        """Return up to ``limit`` (key, raw record) pairs in key order.
+        """Return up to ``limit`` (key, raw record) pairs in key order, from ``after`` on.
 
         ``database`` is a handle from `Replica.database`; without one the records are scanned.
 
@@ -301,7 +301,7 @@ class View:
             ViewExpired | ReplicaCorrupt: as `read`.
         """
         handle = self._replica._records if database is None else database
-        return self._checked(_scan, handle, prefix, limit)
+        return self._checked(_scan, handle, prefix, limit, after)
 
     def close(self) -> None:
         """Drop the snapshot; every later read raises `ViewExpired`. May be called again."""
@@ -462,10 +462,12 @@ def _copy(transaction: Any, database: Any, keys: tuple[bytes, ...]) -> list[byte
     return [get(key, None, database) for key in keys]
 
 
-def _scan(transaction: Any, database: Any, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+def _scan(
+    transaction: Any, database: Any, prefix: bytes, limit: int, after: bytes = b""
+) -> list[tuple[bytes, bytes]]:
     found: list[tuple[bytes, bytes]] = []
     cursor = transaction.cursor(database)
-    if not cursor.set_range(prefix):
+    if not cursor.set_range(max(prefix, after)):
         return found
     for key, value in cursor:
         if not key.startswith(prefix) or len(found) >= limit:
