@@ -26,8 +26,7 @@
     │   ├── Late                      sequenced after the statement's not_after
     │   ├── EpochMoved                the log goes on in a later epoch
     │   ├── KeyFileRefused            a key file that is open to others, locked, or in the way
-    │   ├── TokenRefused              no token, a wrong one, or one that may not do this
-    │   └── ToolYanked                the tool's version was taken back by its owner
+    │   └── TokenRefused              no token, a wrong one, or one that may not do this
     ├── TrustError                    call security: somebody's bytes are not what they claim to be
     │   ├── SignatureInvalid          a signature that does not verify
     │   ├── ChecksumMismatch          bytes that do not have their digest
@@ -269,12 +268,6 @@ class TokenRefused(Refused):
     """The bearer token is absent, unknown, revoked or may not do this."""
 
     code = "token_refused"
-
-
-class ToolYanked(Refused):
-    """The tool's version was yanked; the message has the reason and the successor given."""
-
-    code = "tool_yanked"
 
 
 class TrustError(ControlPlaneError):

@@ -5,7 +5,9 @@ For every call, in this order:
 1. The contract is the newest of the version asked for, or of the one on channel ``stable``. It is
    looked up at each call and compiled once for each manifest; a call that began ends with the
    contract it began with. While the replica cannot be read, the last contract stands.
-2. A version that was yanked is refused, unless the binding names it: who pins a version keeps it.
+2. What the registry does not give out is not called: once the stable version is yanked, or the
+   tool deleted, the next call raises `NotFound`. A binding that names its version keeps it when it
+   is yanked.
 3. The input fits ``inputs_schema``, or the handler is not called.
 4. An attempt passes the breaker of that version (``circuit_breaker_threshold``), which a new
    version begins closed.
@@ -46,7 +48,6 @@ from control_plane.errors import (
     ToolInputInvalid,
     ToolOutputInvalid,
     ToolTimeout,
-    ToolYanked,
     Unavailable,
 )
 from control_plane.names import MAX_DEPTH
@@ -270,7 +271,6 @@ class _Bound(Generic[P, R]):
         Raises:
             NotFound: there is no such tool or version.
             ManifestInvalid: the tool has no ``inputs_schema``.
-            ToolYanked: the version on channel stable was yanked.
         """
         self.handler = handler
         self._load = load
@@ -282,7 +282,6 @@ class _Bound(Generic[P, R]):
         self._tally = _Tally()
         self._began()
         self._contract = self._compiled(load("tool", name, version))
-        self._check_status(self._contract.loaded)
 
     def _began(self) -> None:
         """What belongs to this process; a fork leaves locks and threads behind."""
@@ -319,17 +318,16 @@ class _Bound(Generic[P, R]):
         contract = self._contract
         try:
             loaded = self._load("tool", self._name, self._version)
+            return contract if loaded is contract.loaded else self._followed()
         except (Unavailable, ReplicaInvalid):
             # Old data is served: calls go on under the contract they went under.
             return contract
-        if loaded is contract.loaded:
-            return contract
-        return self._followed(loaded)
 
-    def _followed(self, loaded: Loaded) -> _Contract:
-        """The contract of what was read anew; compiled only if the manifest is another one."""
-        self._check_status(loaded)
+    def _followed(self) -> _Contract:
+        """The contract of what there is to read now; compiled only for another manifest."""
         with self._compiling:
+            # Read again under the lock: a thread that was held up must not bring back what it saw.
+            loaded = self._load("tool", self._name, self._version)
             contract = self._contract
             if loaded is contract.loaded:
                 return contract
@@ -338,18 +336,6 @@ class _Bound(Generic[P, R]):
                 return contract
             self._contract = contract = self._compiled(loaded)
             return contract
-
-    def _check_status(self, loaded: Loaded) -> None:
-        if self._version is not None or loaded.status.get("status") != "yanked":
-            return
-        document = loaded.document
-        reason = loaded.status.get("reason") or "no reason given"
-        successor = loaded.status.get("successor")
-        cure = f"use {successor}" if successor else "activate another version, or bind version="
-        raise ToolYanked(
-            f"tool/{document['name']}@{document['version']}: expected a version in use, found it"
-            f" yanked: {reason}; {cure}"
-        )
 
     def _after_fork(self) -> None:
         """In a child: locks that other threads held, and their attempts, are gone."""
@@ -425,8 +411,7 @@ class BoundTool(_Bound[P, R]):
             ToolOutputInvalid: the handler's answer does not fit.
             ToolTimeout: no answer in time; the handler may still be running.
             CircuitOpen: the handler was not called.
-            ToolYanked: the handler was not called.
-            NotFound: the tool was deleted, or has no version on its channel any more.
+            NotFound: the tool was deleted, or its channel has no version that may be used.
         """
         _check_keywords(args)
         contract = self._begun(inputs)
@@ -481,8 +466,7 @@ class AsyncBoundTool(_Bound[P, R]):
             ToolOutputInvalid: the handler's answer does not fit.
             ToolTimeout: no answer in time; the handler was cancelled.
             CircuitOpen: the handler was not called.
-            ToolYanked: the handler was not called.
-            NotFound: the tool was deleted, or has no version on its channel any more.
+            NotFound: the tool was deleted, or its channel has no version that may be used.
         """
         _check_keywords(args)
         contract = self._begun(inputs)

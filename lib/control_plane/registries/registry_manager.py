@@ -336,9 +336,8 @@ class RegistryManager(_Registry):
         opened refuses calls.
 
         Raises:
-            NotFound: there is no such tool or version.
+            NotFound: there is no such tool or version, or the stable one was yanked.
             ManifestInvalid: the tool has no ``inputs_schema``; an MCP server has none.
-            ToolYanked: the stable version was yanked.
             MissingExtra: without the packages of the extra ``contracts``.
         """
         from control_plane.registries.contracts import bound
