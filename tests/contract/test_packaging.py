@@ -15,7 +15,7 @@ from control_plane.testing import replica
 PACKAGES = ("control_plane", "control_plane_store", "control_plane_daemon")
 EXTRAS = [
     "all", "bench", "celery", "cli", "contracts", "daemon", "django", "fastapi", "flagd", "openfeature",
-    "publish", "pydantic", "store",
+    "opentelemetry", "publish", "pydantic", "store",
 ]  # fmt: skip
 
 
