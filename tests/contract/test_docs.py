@@ -89,9 +89,10 @@ def usages() -> set[tuple[str, str]]:
 
 GROUPS = {"flag", "import", "keys", "log", "replica", "schema", "segment", "store", "token"}
 VERBS = {
+    "activate", "deprecate", "yank",
     "apply", "approve", "codegen", "daemon", "delete", "demo", "diff", "doctor", "eval", "get",
-    "history", "init", "kill", "lint", "list", "pending", "promote", "pull", "revert", "sign",
-    "status", "submit", "unkill", "up", "verify",
+    "history", "init", "kill", "lint", "list", "pending", "promote", "pull", "revert", "sidecar",
+    "sign",    "status", "submit", "unkill", "up", "verify",
 } | GROUPS  # fmt: skip
 
 

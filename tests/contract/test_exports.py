@@ -30,7 +30,7 @@ EXPORTS = {
         "request_flags", "request_registry",
     ],
     "control_plane.publish": [
-        "Proposal", "Publisher", "SignedChange", "StoreClient", "Submission",
+        "Proposal", "Publisher", "Release", "Released", "SignedChange", "StoreClient", "Submission",
     ],
     "control_plane.testing": ["Clock", "Evaluations", "ReplicaKit", "replica"],
 }  # fmt: skip
@@ -92,20 +92,26 @@ CALLS = {
     },
     "RegistryManager": {
         "__init__": MANAGER,
+        "activate": "target, channel='stable', *, publisher, reason=''",
+        "batch": "*, publisher, reason=''",
         "bind": "name, handler, version=None, *, open_seconds=30.0",
         "close": "",
         "counts": "",
+        "delete": "target, *, publisher, reason=''",
+        "deprecate": "target, reason, successor=None, *, publisher",
         "get_agent": "name, version=None, tenant_id=None",
         "get_tool": "name, version=None, tenant_id=None",
         "list_agents": "",
         "list_tools": "",
         "pinned_to": "view, flags",
+        "publish": "manifest, channel='stable', *, publisher, reason=''",
         "refresh": "",
         "search": (
             "kind, *, name=None, owner=None, category=None, capability=None, tag=None, text=None, "
             "channel=None, limit=100, cursor=None"
         ),
         "validate_tool_compatibility": "tool, tools",
+        "yank": "target, reason, successor=None, *, publisher",
     },
 }
 

@@ -27,6 +27,9 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Change": {
         "apply": ("applying:apply", "Publish documents to an environment."),
         "promote": ("promoting:promote", "Carry documents from one environment to another."),
+        "activate": ("releasing:activate", "Point a channel to a version of an agent or tool."),
+        "deprecate": ("releasing:deprecate", "Say that a version should not be used any more."),
+        "yank": ("releasing:yank", "Say that a version must not be chosen any more."),
         "delete": ("changing:delete", "Delete a document from an environment."),
         "revert": ("changing:revert", "Put an environment back to an earlier generation."),
         "flag": ("flags:flag", "Switch a flag on or off, or roll it out."),

@@ -21,12 +21,23 @@ if TYPE_CHECKING:
     from control_plane.publish.client import StoreClient, Submission
     from control_plane.publish.proposal import Proposal
     from control_plane.publish.publisher import Publisher
+    from control_plane.publish.releasing import Release, Released
 
-__all__ = ["Proposal", "Publisher", "SignedChange", "StoreClient", "Submission"]
+__all__ = [
+    "Proposal",
+    "Publisher",
+    "Release",
+    "Released",
+    "SignedChange",
+    "StoreClient",
+    "Submission",
+]
 
 _HOMES = {
     "Proposal": "control_plane.publish.proposal",
     "Publisher": "control_plane.publish.publisher",
+    "Release": "control_plane.publish.releasing",
+    "Released": "control_plane.publish.releasing",
     "SignedChange": "control_plane.publish.changefile",
     "StoreClient": "control_plane.publish.client",
     "Submission": "control_plane.publish.client",

@@ -212,9 +212,14 @@ class StoreClient:
 
     # Reading
 
-    def heads(self, environment: str, keys: Sequence[str] = (), kind: str = "") -> dict[str, Any]:
-        """Heads with the log's position: those of ``keys`` (``"flag/x"``), of a kind, or all."""
-        path, filters = f"/v1/{environment}/heads", {"kind": kind}
+    def heads(
+        self, environment: str, keys: Sequence[str] = (), kind: str = "", name: str = ""
+    ) -> dict[str, Any]:
+        """Heads with the log's position: those of ``keys`` (``"flag/x"``), of a kind, or all.
+
+        With ``name`` those of that name of the kind: versions, channels and statuses.
+        """
+        path, filters = f"/v1/{environment}/heads", {"kind": kind, "name": name}
         if 0 < len(keys) <= MAX_KEYS_A_REQUEST:
             return self._noted(environment, self._query(path, key=list(keys)))
         answer = self._noted(environment, self._query(path, **filters))

@@ -127,10 +127,10 @@ class Publisher:
         return Proposal(environment, reason, verb)
 
     def heads(
-        self, environment: str, keys: Sequence[Key] = (), *, kind: str = ""
+        self, environment: str, keys: Sequence[Key] = (), *, kind: str = "", name: str = ""
     ) -> dict[Key, StoredHead]:
-        """All heads, those of a kind, or those of ``keys`` that have one."""
-        return self._heads(environment, keys, kind)[1]
+        """All heads, those of a kind or of one name of it, or those of ``keys`` that have one."""
+        return self._heads(environment, keys, kind, name)[1]
 
     def document(self, environment: str, target: str) -> dict[str, Any]:
         """The manifest that is the head of ``flag/x`` or ``tool/y@1.2.0``.
@@ -290,9 +290,9 @@ class Publisher:
         return signed(document, self.signers[0])
 
     def _heads(
-        self, environment: str, keys: Sequence[Key], kind: str = ""
+        self, environment: str, keys: Sequence[Key], kind: str = "", name: str = ""
     ) -> tuple[str, dict[Key, StoredHead]]:
-        answer = self.store.heads(environment, [str(key) for key in keys], kind)
+        answer = self.store.heads(environment, [str(key) for key in keys], kind, name)
         origin = str(answer["origin"])
         expected = self._origins.get(environment)
         if expected is not None and origin != expected:

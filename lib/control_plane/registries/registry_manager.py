@@ -62,13 +62,14 @@ from control_plane.replica.header import FLAGS_REVISION, REGISTRY_REVISION, TOMB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
     from os import PathLike
     from typing import Any, ParamSpec, Self, TypeVar, overload
 
     from control_plane.client import ControlPlaneClient
     from control_plane.defaults import ChosenSource, TrustedReplica
     from control_plane.feature_flags.flag_manager import FeatureFlagManager, PinnedFlags
+    from control_plane.publish import Publisher, Release, Released
     from control_plane.registries.contracts import AsyncBoundTool, BoundTool
     from control_plane.registries.overrides import Applied
     from control_plane.registries.searching import Page
@@ -228,7 +229,7 @@ class _Registry:
             loaded, applied = self._tailored(loaded.kind, name, version, tenant_id)
         status = loaded.discouraged
         if status is not None:
-            next(self._counts.counter(loaded.reference, status, "", None))
+            self._counts.count(loaded.reference, status)
             told = loaded.status
             # Frames: this one, get_agent or get_tool, its caller.
             discourage(loaded.reference, status, told.get("reason"), told.get("successor"), stack=3)
@@ -347,6 +348,62 @@ class RegistryManager(_Registry):
     def pinned_to(self, view: View, flags: PinnedFlags) -> PinnedRegistry:
         """The registry as a view shows it, with that view's flags; what it hands out counts."""
         return PinnedRegistry(view, flags, self._counts)
+
+    # Writing goes to the store, through a publisher that brings address, token and keys.
+
+    def batch(self, *, publisher: Publisher, reason: str = "") -> Release:
+        """A release for this environment: gather what is to change, then ``submit`` it.
+
+        Raises:
+            MissingExtra: writing needs the extra ``publish``.
+        """
+        # Imported here: reading needs none of it.
+        from control_plane.publish import Release
+
+        return Release(publisher, require_environment(self._source), reason)
+
+    def publish(
+        self,
+        manifest: Mapping[str, Any],
+        channel: str | None = "stable",
+        *,
+        publisher: Publisher,
+        reason: str = "",
+    ) -> Released:
+        """Publish a version and point the channel to it unless None; as `Release.publish`."""
+        release = self.batch(publisher=publisher, reason=reason)
+        release.publish(manifest, channel)
+        return release.submit()
+
+    def activate(
+        self, target: str, channel: str = "stable", *, publisher: Publisher, reason: str = ""
+    ) -> Released:
+        """Point a channel to a version like ``tool/crm_tool@1.2.0``; as `Release.activate`."""
+        release = self.batch(publisher=publisher, reason=reason)
+        release.activate(target, channel)
+        return release.submit()
+
+    def deprecate(
+        self, target: str, reason: str, successor: str | None = None, *, publisher: Publisher
+    ) -> Released:
+        """Say that a version should not be used any more; as `Release.deprecate`."""
+        release = self.batch(publisher=publisher, reason=reason)
+        release.deprecate(target, reason, successor)
+        return release.submit()
+
+    def yank(
+        self, target: str, reason: str, successor: str | None = None, *, publisher: Publisher
+    ) -> Released:
+        """Say that a version must not be chosen any more; as `Release.yank`."""
+        release = self.batch(publisher=publisher, reason=reason)
+        release.yank(target, reason, successor)
+        return release.submit()
+
+    def delete(self, target: str, *, publisher: Publisher, reason: str = "") -> Released:
+        """Delete a version and the channels that point to it; as `Release.delete`."""
+        release = self.batch(publisher=publisher, reason=reason)
+        release.delete(target)
+        return release.submit()
 
     def close(self) -> None:
         """Let go of the replica, unless it is a client's."""
