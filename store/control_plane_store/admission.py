@@ -65,6 +65,7 @@ from control_plane.manifests.validation import (
 from control_plane.names import MAX_LEAF_BYTES, VERSIONED_KINDS
 from control_plane.replica.compile import check_shards
 from control_plane.trust.state import Policy
+from control_plane_store.bumps import Versions, check_bumps
 from control_plane_store.namespaces import check_namespaces
 from control_plane_store.prerequisites import check_rings
 
@@ -113,6 +114,8 @@ class Surroundings:
     """The heads of a configuration namespace's tenant manifests, ``database@…``."""
     mentions: Callable[[], Iterable[tuple[str, frozenset[str]]]]
     """The live configs whose text refers to others: names, and the namespaces they mention."""
+    versions: Versions
+    """The heads of one agent or tool: its versions, channels and statuses."""
     blob: Callable[[str], bytes | None]
 
 
@@ -400,6 +403,7 @@ def _check_documents(
     for name in sorted({change.name for change in changes if change.kind == "segment"}):
         _check_shards(name, changes, documents, heads, around)
     check_namespaces(changes, documents, around)
+    check_bumps(changes, documents, around.versions, around.blob)
     check_rings(
         documents,
         {change.key for change in changes if change.action == "delete"},

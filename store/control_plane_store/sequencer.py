@@ -373,8 +373,11 @@ class Sequencer:
             self._signer(self._positions[environment].policy.log(environment))
         for environment in moving:
             self.publish_checkpoint(environment)
-        for why in resting.values():
-            logger.warning("%s; its log is served as it stands and takes no change", why)
+        for name, why in resting.items():
+            logger.warning(
+                "%s; its log is served as it stands and takes no change", why,
+                extra={"environment": name},
+            )  # fmt: skip
 
     def publish_checkpoint(self, environment: str) -> None:
         """Sign the tree the database holds, store the checkpoint, and tell of it.
@@ -617,6 +620,10 @@ class Sequencer:
             mentions=lambda: self._mentions.of(
                 transaction.live_digests(log, "config"), transaction_blob
             ),
+            versions=lambda kind, name: {
+                row.key: (row.head, row.change)
+                for row in transaction.heads_from(log, f"{kind}\0{name}\0".encode())
+            },
             blob=transaction_blob,
         )
 

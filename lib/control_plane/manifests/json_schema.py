@@ -95,6 +95,11 @@ class CompiledSchema:
             ),
         )
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether the work for a value may grow beyond its size."""
+        return self._multiplies
+
     def first_finding(self, value: Json) -> Finding | None:
         """The first reason the value is refused, None when it is valid."""
         if self._multiplies and _takes_long(self._schema, value):
