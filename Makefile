@@ -3,7 +3,7 @@
 # make up      the whole system on manifests/, until Ctrl-C
 PYTHON ?= python3
 PY := .venv/bin/python
-SOURCES := lib daemon store tests benchmarks
+SOURCES := lib daemon sidecar store tests benchmarks
 # Test processes; tests share nothing but the machine.
 JOBS ?= 2
 

@@ -12,10 +12,10 @@ import pytest
 
 from control_plane.testing import replica
 
-PACKAGES = ("control_plane", "control_plane_store", "control_plane_daemon")
+PACKAGES = ("control_plane", "control_plane_store", "control_plane_daemon", "control_plane_sidecar")
 EXTRAS = [
     "all", "bench", "celery", "cli", "contracts", "daemon", "django", "fastapi", "flagd", "openfeature",
-    "opentelemetry", "publish", "pydantic", "store",
+    "opentelemetry", "publish", "pydantic", "sidecar", "store",
 ]  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_there_is_one_command() -> None:
 def test_the_wheel_holds_every_source_file_and_nothing_else(wheel: Path, root: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = set()
-    for package, home in zip(PACKAGES, ("lib", "store", "daemon"), strict=True):
+    for package, home in zip(PACKAGES, ("lib", "store", "daemon", "sidecar"), strict=True):
         for file in (root / home / package).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
                 expected.add(str(file.relative_to(root / home)))
