@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ from control_plane.cli.settings import Settings, key_options, publisher, setting
 from control_plane.errors import Refused
 
 if TYPE_CHECKING:
+    from control_plane.log.statements import Change, Key
     from control_plane.publish.publisher import Comparison
 
 CURE = "name what to promote without it, or pass --take-over"
@@ -54,18 +55,41 @@ def promote(
     from is verified first. Kills stay where they are and nothing is deleted. A record of the target
     last changed by another verb, such as 'flag off', is not written over without --take-over.
     """
-    from control_plane.cli.applying import report, write_signed
-    from control_plane.publish.promotion import propose, selected
-    from control_plane.publish.replay import replay
+    from control_plane.publish.promotion import selected
 
     _check(source, target, references)
+    carry(
+        lambda changes: selected(changes, references, source), source, target,
+        reason=reason, dry_run=dry_run, atomic=atomic, take_over=take_over, out=out,
+        as_json=as_json, given=given,
+    )  # fmt: skip
+
+
+def carry(
+    choose: Callable[[Mapping[Key, Change]], list[Change]],
+    source: str,
+    target: str,
+    *,
+    reason: str,
+    dry_run: bool,
+    atomic: bool,
+    take_over: bool,
+    out: str | None,
+    as_json: bool,
+    given: Mapping[str, Any],
+) -> None:
+    """Carry what ``choose`` picks of the source's live changes, and say what became of it."""
+    from control_plane.cli.applying import report, write_signed
+    from control_plane.publish.promotion import propose
+    from control_plane.publish.replay import replay
+
     found = settings(**given)
     with publisher(found, waiting=False) as author:
         with progress(f"{source}: entries") as moved:
             history = replay(author.store, source, found.enrolment(), progress=moved)
         proposal = author.change(target, reason or f"promote from {source}", verb="promote")
         with progress(f"{target}: changes") as moved:
-            propose(proposal, author, source, selected(history.changes, references, source))
+            propose(proposal, author, source, choose(history.changes))
             comparison = author.compare(proposal)
             if not take_over:
                 _require_untouched(found, target, comparison)
