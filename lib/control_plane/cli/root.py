@@ -68,6 +68,7 @@ SERVICES: Final = {
     "token": ("store", "Make, list and revoke the store's tokens."),
     "daemon": ("daemon", "Run the node's daemon."),
     "sidecar": ("sidecar", "Serve this node's replica over HTTP, for other languages."),
+    "sidecar": ("sidecar", "Serve this node's replica over HTTP, for other languages."),
 }
 """Verbs that services bring: the extra that installs each, and what it does."""
 
