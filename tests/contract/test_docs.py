@@ -92,7 +92,7 @@ VERBS = {
     "activate", "deprecate", "yank",
     "apply", "approve", "codegen", "daemon", "delete", "demo", "diff", "doctor", "eval", "get",
     "history", "init", "kill", "lint", "list", "pending", "promote", "pull", "revert", "sidecar",
-    "sign",    "status", "submit", "unkill", "up", "verify",
+    "sign", "status", "submit", "unkill", "up", "verify",
 } | GROUPS  # fmt: skip
 
 
