@@ -117,9 +117,9 @@ def test_a_record_of_a_later_transaction_has_the_agent_read_again(kit: ReplicaKi
     loaded = registry._load("agent", "support", None)
     # As if a commit had come between the agent's record and its flag's.
     assert loaded.moment is not None
-    loaded.moment.txn_id -= 1  # type: ignore[union-attr]
+    loaded.moment.txn_id -= 1
     assert registry.get_agent("support", tenant_id="acme").temperature == 0.9
-    assert loaded.moment.moved  # type: ignore[union-attr]
+    assert loaded.moment.moved
     assert registry._load("agent", "support", None) is not loaded
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from control_plane.registries.exchange import Api
-    from control_plane.registries.overrides import Applied, Moment, Settled
+    from control_plane.registries.overrides import Applied, Moment
     from control_plane.replica.format import Record
 
     Load = Callable[[str, str], "Tool"]
@@ -41,13 +41,16 @@ class Loaded:
     """One version as read from the replica, shared by every copy handed out; never changes.
 
     ``channels`` are the versions that a flag may choose instead, by channel; None where no flag
-    does. ``moment`` has the flags of the same transaction, None where none is asked. ``plain``:
-    it is handed out as it is, with no flag to ask and nothing to be told.
+    does. ``moment`` has the flags of the same transaction, None where none is asked.
+    ``discouraged`` is deprecated or yanked, by its status or by its own word; None in use.
+    ``plain``: it is handed out as it is, with no flag to ask and nothing to be told.
     """
 
     __slots__ = (
+        "asks_flags",
         "blob",
         "channels",
+        "discouraged",
         "document",
         "hash",
         "kind",
@@ -64,7 +67,6 @@ class Loaded:
         document: dict[str, Any],
         status: dict[str, Any],
         resolution: dict[str, dict[str, Any]],
-        channels: dict[str, Loaded] | None = None,
     ) -> None:
         self.kind = kind
         self.blob = record.body
@@ -72,29 +74,25 @@ class Loaded:
         self.document = document
         self.status = status
         self.resolution = resolution
+        self.channels: dict[str, Loaded] | None = None
+        self.moment: Moment | None = None
+        said = status.get("status")
+        if said in (None, ACTIVE):
+            said = DEPRECATED if document.get("deprecated") is True else None
+        self.discouraged: str | None = said
+        self.asks_flags = kind == "agent" and bool(document["metadata"].get("overridable"))
+        self.plain = said is None and not self.asks_flags
+
+    def offer(self, channels: dict[str, Loaded]) -> None:
+        """Let a flag choose one of these channels instead of the one it was read by."""
         self.channels = channels
-        self.moment: Moment | Settled | None = None
-        self.plain = self.discouraged is None and not self.asks_flags
+        self.asks_flags = True
+        self.plain = False
 
     @property
     def reference(self) -> str:
         """``agent/NAME@VERSION``, as every command prints it."""
         return f"{self.kind}/{self.document['name']}@{self.document['version']}"
-
-    @property
-    def discouraged(self) -> str | None:
-        """deprecated or yanked, by its status or by its own word; None for a version in use."""
-        status = self.status.get("status")
-        if status in (None, ACTIVE):
-            return DEPRECATED if self.document.get("deprecated") is True else None
-        return str(status)
-
-    @property
-    def asks_flags(self) -> bool:
-        """Whether flags decide its channel or its fields."""
-        return self.channels is not None or (
-            self.kind == "agent" and bool(self.document["metadata"].get("overridable"))
-        )
 
 
 class _Manifest:
@@ -274,6 +272,14 @@ class Agent(_Manifest):
     def tools(self) -> Requirements:
         """The tools this agent asks for, by name, in the order of its manifest; read-only."""
         return Requirements(self._loaded, self._load)
+
+    def resolved_as(self, resolution: dict[str, dict[str, Any]]) -> Self:
+        """The same agent with tools found elsewhere than in the daemon's resolution: in a lock."""
+        from copy import copy
+
+        loaded = copy(self._loaded)
+        loaded.resolution = resolution
+        return type(self)(loaded, self._load, self._applied)
 
 
 # What `object.__setattr__` does at a third of its cost: taking an agent is little else.

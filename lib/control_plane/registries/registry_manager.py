@@ -50,6 +50,7 @@ from control_plane.replica.format import (
     AGENT,
     CHANNEL,
     DELETED,
+    FLAG,
     NO_VALUE,
     RESOLUTION,
     STATUS,
@@ -106,7 +107,7 @@ class _Registry:
         raise NotImplementedError
 
     def _tailored(
-        self, kind: str, name: str, version: str | None, tenant_id: str | int | None
+        self, loaded: Loaded, name: str, version: str | None, tenant_id: str | int | None
     ) -> tuple[Loaded, tuple[Applied, ...]]:
         """The version flags choose for a tenant and what they change in it."""
         raise NotImplementedError
@@ -147,6 +148,30 @@ class _Registry:
         if loaded.plain:
             return Tool(loaded)
         return Tool(*self._handed(loaded, name, version, tenant_id))
+
+    def load_lock(
+        self, path: str | PathLike[str], *, trust: str | PathLike[str], tenant_id: str | None = None
+    ) -> Agent:
+        """The agent that a lock pins, with the lock's tools, once all of it is as it was pinned.
+
+        ``trust`` is the installation's newest ``trust.json``: a key revoked there signs no more.
+
+        Raises:
+            TrustError, Refused, InputInvalid: the lock is changed, of a key that is not (or no
+                longer) the agent's author's, or of another installation or environment.
+            ChecksumMismatch, NotFound: the registry holds something else than was pinned.
+            MissingExtra: verifying needs the extra ``publish``.
+        """
+        from control_plane.registries.locking import check, read_lock
+
+        environment = self._with_view(lambda view: view.environment)
+        return check(self, read_lock(path, trust, environment), tenant_id)
+
+    def flag_definition(self, name: str) -> dict[str, Any] | None:
+        """A flag as this environment merges it, kills aside; None where there is none."""
+        key = record_key(FLAG, name)
+        found = self._with_view(lambda view: _body_of(view, key)).get("m")
+        return found if isinstance(found, dict) else None
 
     def counts(self) -> dict[tuple[str, str], int]:
         """How often each (``kind/name@version``, deprecated or yanked) was handed out.
@@ -226,7 +251,7 @@ class _Registry:
         """What is not plain: with what flags change, told of and counted where it should be."""
         applied: tuple[Applied, ...] = ()
         if loaded.asks_flags:
-            loaded, applied = self._tailored(loaded.kind, name, version, tenant_id)
+            loaded, applied = self._tailored(loaded, name, version, tenant_id)
         status = loaded.discouraged
         if status is not None:
             self._counts.count(loaded.reference, status)
@@ -441,13 +466,18 @@ class RegistryManager(_Registry):
         self._revision = -1 if replica is None or swapped_away else revision
 
     def _tailored(
-        self, kind: str, name: str, version: str | None, tenant_id: str | int | None
+        self, loaded: Loaded, name: str, version: str | None, tenant_id: str | int | None
     ) -> tuple[Loaded, tuple[Applied, ...]]:
+        flags = self._asked_flags()
         for _ in range(ROUNDS):
-            loaded = self._load(kind, name, version)
             moment = loaded.moment
-            if moment is None or not self._is_current(moment):
-                before, loaded = loaded, self._read(kind, name, version)
+            if (
+                moment is None
+                or moment.moved
+                or moment.revision != self._words[_FLAGS]
+                or moment.overridden is not flags._library.overridden
+            ):
+                before, loaded = loaded, self._read(loaded.kind, name, version)
                 moment = loaded.moment
                 if moment is None:
                     # Published anew meanwhile, as one that asks no flag.
@@ -456,23 +486,14 @@ class RegistryManager(_Registry):
                     # What moved cannot be read now: the last good answer stands.
                     return tailored(loaded, moment, tenant_id)
             answer = tailored(loaded, moment, tenant_id)
-            if isinstance(moment, Settled) or not moment.moved:
+            if not moment.moved:
                 return answer
         # A writer that outruns one read after another moves no snapshot that is held.
-        flags = self._asked_flags()
+        kind = loaded.kind
         found: tuple[Loaded, tuple[Applied, ...]] = self._with_view(
             lambda view: _pinned(view, flags.pinned_to(view), kind, name, version, tenant_id)
         )
         return found
-
-    def _is_current(self, moment: Moment | Settled) -> bool:
-        """Whether the flags are those of this revision, and none has a value given in a test."""
-        return (
-            isinstance(moment, Moment)
-            and not moment.moved
-            and moment.revision == self._words[_FLAGS]
-            and moment.overridden is self._asked_flags()._library.overridden
-        )
 
     def _read(self, kind: str, name: str, version: str | None) -> Loaded:
         """Read one version and keep it in the table captured before the snapshot."""
@@ -570,14 +591,14 @@ class PinnedRegistry(_Registry):
         return read_version(self._view, kind, name, version)
 
     def _tailored(
-        self, kind: str, name: str, version: str | None, tenant_id: str | int | None
+        self, loaded: Loaded, name: str, version: str | None, tenant_id: str | int | None
     ) -> tuple[Loaded, tuple[Applied, ...]]:
         if self._flags is None:
             from control_plane.feature_flags.flag_manager import PinnedFlags
             from control_plane.feature_flags.table import Library
 
             self._flags = PinnedFlags(Library(), self._view, None)
-        return _pinned(self._view, self._flags, kind, name, version, tenant_id)
+        return tailored(loaded, Settled(self._flags), tenant_id)
 
     def _with_view(self, ask: Callable[[View], Any]) -> Any:
         return ask(self._view)
@@ -624,8 +645,7 @@ def _of_channel(view: View, kind: str, name: str, known: Known) -> Loaded:
             other = _of_version(view, kind, name, pointed, known)
             if other.status.get("status") != YANKED:
                 channels[channel] = other
-    stable.channels = channels
-    stable.plain = False
+    stable.offer(channels)
     return stable
 
 
