@@ -14,7 +14,6 @@ from control_plane.cli.settings import (
     environment_option,
     publisher,
     settings,
-    store_client,
     store_options,
 )
 from control_plane.errors import NotFound
@@ -106,10 +105,14 @@ def history(
 ) -> None:
     """Show who changed what, when and why, newest first; all of it or one REFERENCE like flag/x.
 
+    For an agent or tool also what each version is: owner, author's key, digest, changelog, and the
+    fields that differ from the version before it.
+
     With --refused, what was submitted and turned away. That stands in no log: it is read from the
     file beside the store's database, on the store's host or in the project.
     """
     from control_plane.cli.holders import holder_names
+    from control_plane.cli.version_history import lines
 
     found = settings(**given)
     if refused:
@@ -119,15 +122,32 @@ def history(
         return
     if audit is not None:
         raise click.UsageError("expected --refused with --audit, found none")
-    with store_client(found) as client:
-        answer = client.history(environment, **_asked(reference), limit=limit)
-    entries = answer["entries"]
+    asked = _asked(reference)
+    with publisher(found, sign=False) as reader:
+        entries = reader.store.history(environment, **asked, limit=limit)["entries"]
+        if asked.get("kind") in VERSIONED_KINDS:
+            entries = _with_versions(reader, environment, asked, entries)
     if as_json:
         print_json({"environment": environment, "entries": entries})
         return
     named = holder_names(found)
     for entry in entries:
         click.echo(_told(entry, named(tuple(entry.get("key_ids", ())))))
+        for line in lines(entry.get("versions", ())):
+            click.echo(line)
+
+
+def _with_versions(
+    reader: Publisher,
+    environment: str,
+    asked: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """The entries, each with the versions it published."""
+    from control_plane.cli.version_history import Versions
+
+    versions = Versions(reader, environment, asked["kind"], asked["name"])
+    return [{**entry, "versions": versions.of_entry(entry)} for entry in entries]
 
 
 def _show_refused(
