@@ -69,7 +69,7 @@ def test_words_of_other_dialects_become_json_schemas(tmp_path: Path) -> None:
             "a": {"type": "float", "default": {"type": "dict"}},
             "type": {"type": "tuple", "items": {"type": "any"}},
             "pair": {"type": "array", "items": [{"type": "int"}, {"type": "str"}]},
-            "some": {"type": ["float", "null"]},
+            "some": {"type": ["float", "NULL"]},
         },
     }
     assert schema_of(tmp_path, schema) == {

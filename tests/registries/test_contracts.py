@@ -25,6 +25,7 @@ from control_plane.errors import (
     ToolOutputInvalid,
     ToolTimeout,
 )
+from control_plane.registries.breaker import Breaker
 from control_plane.registries.contracts import AsyncBoundTool, BoundTool, bound
 from control_plane.testing import ReplicaKit, replica
 
@@ -247,6 +248,15 @@ def test_a_key_the_schema_does_not_name_is_a_value_too(kit: ReplicaKit) -> None:
         held(kit, named)(customer_id="c1", labels={"jane@example.org": 3})
     assert caught.value.path == ("labels", "*")
     assert "jane" not in str(caught.value)
+
+
+def test_what_is_no_json_is_told_with_its_place(kit: ReplicaKit) -> None:
+    with pytest.raises(ToolInputInvalid) as caught:
+        held(kit, named)(customer_id="c1", labels={"a": object()})
+    assert caught.value.path == ("labels", "*")
+    for text in ("\ud800", type("Text", (str,), {})("c1")):
+        with pytest.raises(ToolInputInvalid, match="expected Unicode text and plain values"):
+            held(kit, named)(customer_id=text)
 
 
 def test_what_the_handler_raises_is_its_own(kit: ReplicaKit) -> None:
@@ -570,64 +580,58 @@ def test_a_child_calls_with_locks_and_threads_of_its_own(kit: ReplicaKit) -> Non
 # Threads and asyncio at once
 
 
-def test_threads_and_event_loops_share_one_breaker(kit: ReplicaKit) -> None:
-    """Whatever is called from where: every attempt is counted once, and probes come one by one."""
-    kit.put_tool(tool("1.1.0", circuit_breaker_threshold=3))
-    from control_plane.registries.breaker import Breaker
+def test_of_all_that_come_at_once_one_is_the_probe() -> None:
+    """Threads and coroutines on several loops ask the same breaker at the same moment."""
+    clock = Clock()
+    breaker = Breaker(1, 30, clock)
+    rounds, threads, coroutines = 30, 4, 10
+    admitted: list[int] = []
+    start = threading.Barrier(threads + 2 + 1)
+    end = threading.Barrier(threads + 2 + 1)
 
-    breaker = Breaker(3, 0.0005, time.perf_counter)
-    probing, most, ended = [0], [0], [0] * 4
-    lock = threading.Lock()
-
-    def enter() -> int | None:
-        with lock:
-            period = breaker.admit()
-            if period is not None and breaker.state == "half-open":
-                probing[0] += 1
-                most[0] = max(most[0], probing[0])
-        return period
-
-    def leave(period: int, number: int) -> None:
-        with lock:
-            if breaker.state == "half-open" and probing[0]:
-                probing[0] -= 1
-            (breaker.failed, breaker.succeeded, breaker.abandoned)[number % 3](period)
-
-    def in_a_thread(place: int) -> None:
-        for number in range(1_500):
-            period = enter()
-            if period is not None:
-                leave(period, number // 7)
-            ended[place] += 1
-
-    async def one(place: int, number: int) -> None:
-        period = enter()
-        await asyncio.sleep(0)
+    def ask() -> None:
+        period = breaker.admit()
         if period is not None:
-            leave(period, number // 5)
-        ended[place] += 1
+            admitted.append(period)
 
-    async def on_a_loop(place: int) -> None:
-        for start in range(0, 1_500, 50):
-            await asyncio.gather(*(one(place, start + each) for each in range(50)))
+    async def ask_later() -> None:
+        await asyncio.sleep(0)
+        ask()
 
-    threads = [
-        threading.Thread(target=in_a_thread, args=(0,)),
-        threading.Thread(target=in_a_thread, args=(1,)),
-        threading.Thread(target=lambda: asyncio.run(on_a_loop(2))),
-        threading.Thread(target=lambda: asyncio.run(on_a_loop(3))),
-    ]
-    for thread in threads:
+    async def ask_together() -> None:
+        await asyncio.gather(*(ask_later() for _ in range(coroutines)))
+
+    def asking(once: Callable[[], None]) -> None:
+        for _ in range(rounds):
+            start.wait(20)
+            once()
+            end.wait(20)
+
+    asks = [ask] * threads + [lambda: asyncio.run(ask_together())] * 2
+    running = [threading.Thread(target=asking, args=(each,)) for each in asks]
+    for thread in running:
         thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert ended == [1_500] * 4
-    # It is not stuck: after its time, one probe closes it.
-    time.sleep(0.001)
-    period = breaker.admit()
-    assert period is not None
-    breaker.succeeded(period)
-    assert breaker.state == "closed"
+    first = breaker.admit()
+    assert first is not None
+    assert breaker.failed(first)
+    for number in range(rounds):
+        clock.now += 30
+        admitted.clear()
+        start.wait(20)
+        end.wait(20)
+        (probe,) = admitted
+        if number % 3:
+            assert breaker.failed(probe)
+        else:
+            # It closes, and one failure opens it again; what began before says nothing.
+            breaker.succeeded(probe)
+            period = breaker.admit()
+            assert (breaker.state, period) == ("closed", probe + 1)
+            assert not breaker.failed(probe)
+            assert breaker.failed(probe + 1)
+        assert breaker.state == "open"
+    for thread in running:
+        thread.join(20)
 
 
 def test_calls_from_threads_and_loops_while_the_manifest_changes(kit: ReplicaKit) -> None:

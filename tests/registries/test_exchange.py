@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -140,8 +142,27 @@ def test_what_a_form_does_not_hold_is_listed() -> None:
 def test_an_imported_tool_has_its_first_name_again_and_no_other_tools() -> None:
     own = {"source": {"format": "openai-tools", "name": "CRM_Tool"}}
     assert exchange.exchanged_name(tool(**own), "openai") == "CRM_Tool"
+    assert exchange.left_out(tool(**own), "openai")[-2:] == (
+        "metadata.source.format",
+        "name: crm_tool is CRM_Tool",
+    )
     stolen = {"source": {"format": "openai-tools", "name": "Payments"}}
     assert exchange.exchanged_name(tool(**stolen), "openai") == "crm_tool"
+
+
+def test_the_forms_need_no_package_beyond_the_librarys_own() -> None:
+    with replica(tools=[TOOL]) as kit:
+        program = (
+            "import sys\n"
+            "for name in ('packaging', 'rfc8785', 'yaml', 'jsonschema_rs', 'tenacity'):\n"
+            "    sys.modules[name] = None\n"
+            "from control_plane import RegistryManager\n"
+            f"registry = RegistryManager(replica={kit.variables['CONTROL_PLANE_REPLICA']!r})\n"
+            "tool = registry.get_tool('crm_tool')\n"
+            "print(tool.to_openai()['type'], tool.to_anthropic()['name'], tool.to_mcp()['name'])\n"
+        )
+        ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert (ran.stdout, ran.stderr) == ("function crm_tool crm_tool\n", "")
 
 
 def test_an_object_is_said_where_the_schema_leaves_it_out() -> None:

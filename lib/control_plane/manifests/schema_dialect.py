@@ -1,7 +1,7 @@
 """Words that tool schemas of other systems use where JSON Schema has its own.
 
 - ``type``: Python's words, as data sets for function calling have them, become JSON Schema's;
-  ``any`` is no type at all. A list of types is translated one by one.
+  ``any`` is no type at all; capitals do not matter. A list of types is translated one by one.
 - ``items`` as a list, which older drafts of JSON Schema have, is ``prefixItems``, and
   ``additionalItems`` beside it ``items``.
 - ``nullable: true``, OpenAPI's, is refused: without it null would be refused where it was meant.
@@ -24,6 +24,7 @@ TYPES: Final = {
     "set": "array", "str": "string", "int": "integer", "long": "integer", "bool": "boolean",
     "none": "null",
 }  # fmt: skip
+_OWN: Final = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
 _ANY: Final = "any"
 _MAPS: Final = (
     "properties",
@@ -90,7 +91,11 @@ class Translation:
             schema["type"] = self._word(word)
 
     def _word(self, word: Any) -> Any:
-        known = TYPES.get(word.lower()) if isinstance(word, str) else None
+        if not isinstance(word, str) or word in _OWN:
+            return word
+        # Some write them in capitals: STRING, Object.
+        lower = word.lower()
+        known = lower if lower in _OWN else TYPES.get(lower)
         if known is None:
             return word
         self.told[f"type {word} is {known}"] += 1

@@ -15,15 +15,13 @@ Two of theirs can become one of ours; importers refuse the second.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from control_plane.errors import MissingExtra
 from control_plane.names import MAX_NAME_BYTES, MAX_VERSION_BYTES, is_name
 
-try:
-    from packaging.version import InvalidVersion, Version
-except ImportError as error:
-    raise MissingExtra.of("packaging", "publish") from error
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 _NO_NAME: Final = re.compile(r"[^a-z0-9_.-]")
 _NO_LOCAL: Final = re.compile(r"[^a-z0-9]+")
@@ -49,7 +47,15 @@ def tool_version(original: str) -> str | None:
 
     >>> tool_version("0.0.1-seed")
     '0.0.1+seed'
+
+    Raises:
+        MissingExtra: without ``packaging``; names need no package.
     """
+    try:
+        from packaging.version import InvalidVersion, Version
+    except ImportError as error:
+        raise MissingExtra.of("packaging", "publish") from error
+
     if not original.strip() or len(original) > _MAX_READ:
         return None
     try:

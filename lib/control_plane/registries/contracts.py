@@ -82,6 +82,7 @@ FIRST_WAIT_SECONDS: Final = 0.1
 MAX_WAIT_SECONDS: Final = 10.0
 MAX_VALUES: Final = 1_000_000
 """How many values one input or output may hold; a list may hold itself twice."""
+_MAX_PLACES: Final = 10_000
 UNNAMED: Final = "*"
 """What stands for a key that only the value has."""
 
@@ -142,12 +143,17 @@ class _Shape:
         What is no JSON, or is too deep for the engine's stack, is a problem too.
         """
         if not _is_json(value):
-            return f"expected JSON at most {MAX_DEPTH} levels deep, found something else", ()
+            path = tuple(self._known(step) for step in _place_of_other(value))
+            place = f" at {written_path(path)}" if path else ""
+            return (
+                f"expected JSON at most {MAX_DEPTH} levels deep, found something else{place}",
+                path,
+            )
         try:
             finding = self.first_finding(value)
         except ValueError:
-            # Half a surrogate pair, say. The engine's words would hold the value.
-            return "expected text that is Unicode, found something else", ()
+            # Half a surrogate pair, say, or a class derived from str. Its words hold the value.
+            return "expected Unicode text and plain values, found something else", ()
         if finding is None:
             return None
         path = tuple(self._known(step) for step in finding.path)
@@ -162,7 +168,7 @@ class _Shape:
         return step if isinstance(step, int) or step in self._names else UNNAMED
 
 
-_KEYS = frozenset(("additionalProperties", "unevaluatedProperties", "propertyNames", "falseSchema"))
+_KEYS: Final = frozenset(("additionalProperties", "unevaluatedProperties", "falseSchema"))
 
 
 class _Contract:
@@ -551,18 +557,14 @@ def _is_json(value: Any) -> bool:
         below: list[Any] = []
         for each in level:
             kind = type(each)
-            if kind is dict:
+            if kind is dict or isinstance(each, dict):
                 for key in each:
                     if type(key) is not str:
                         return False
                 below.extend(each.values())
             elif kind is list or kind is tuple:
                 below.extend(each)
-            elif kind is float:
-                if each - each != 0:
-                    # NaN and the infinities.
-                    return False
-            elif kind not in _SCALARS and not isinstance(each, (str, int)):
+            elif kind not in _SCALARS and not _is_scalar(each):
                 return False
         if not below:
             return True
@@ -571,6 +573,31 @@ def _is_json(value: Any) -> bool:
             return False
         level = below
     return False
+
+
+def _is_scalar(value: Any) -> bool:
+    # NaN and the infinities are no numbers of JSON's.
+    return isinstance(value, (str, int)) or (isinstance(value, float) and value - value == 0)
+
+
+def _place_of_other(value: Any) -> Path:
+    """Where a value stops being JSON; the top when it is too deep or too large."""
+    level: list[tuple[Path, Any]] = [((), value)]
+    for _ in range(MAX_DEPTH):
+        below: list[tuple[Path, Any]] = []
+        for path, each in level:
+            if isinstance(each, dict):
+                if not all(type(key) is str for key in each):
+                    return path
+                below.extend(((*path, key), inner) for key, inner in each.items())
+            elif type(each) in (list, tuple):
+                below.extend(((*path, index), inner) for index, inner in enumerate(each))
+            elif type(each) not in _SCALARS and not _is_scalar(each):
+                return path
+            if len(below) > _MAX_PLACES:
+                return ()
+        level = below
+    return ()
 
 
 def _named(schema: Any) -> list[str]:
@@ -594,8 +621,11 @@ def _named(schema: Any) -> list[str]:
 
 def _kind_at(value: Any, path: Path) -> str:
     """What there is at a place, as a word."""
-    for step in path:
-        value = value[step]
+    try:
+        for step in path:
+            value = value[step]
+    except (LookupError, TypeError):
+        return "something else"
     return _WORDS.get(type(value), "something else")
 
 

@@ -51,7 +51,9 @@ MCP_FIELDS: Final = ("title", "annotations", "icons", "execution", "_meta")
 _LONGEST: Final = {"openai": 64, "anthropic": 128, "mcp": 128}
 _OTHER: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _DIGITS: Final = 8
-_ENVELOPE: Final = ("version", "owner", "created_at", "changelog", "checksum_sha256", "signature")
+_ENVELOPE: Final = (
+    "version", "owner", "created_at", "changelog", "deprecated", "checksum_sha256", "signature",
+)  # fmt: skip
 _CARRIED: Final = {
     "openai": ("description", "inputs_schema", "source"),
     "anthropic": ("description", "inputs_schema", "source"),
@@ -205,9 +207,11 @@ def left_out(document: Mapping[str, Any], format: Format) -> tuple[str, ...]:
         raise ValueError(f"expected one of {', '.join(NAMES)}, found {format!r}")
     told = [field for field in _ENVELOPE if field in document]
     told += [f"metadata.{field}" for field in document["metadata"] if field not in _CARRIED[format]]
-    if format == "mcp" and _strict(document) is not None:
-        told.append("metadata.source.strict")
     name = exchanged_name(document, format)
+    source = document["metadata"].get("source", {})
+    carried = {"name"} if source.get("name") == name else set()
+    carried |= set() if format == "mcp" else {"strict"}
+    told += [f"metadata.source.{field}" for field in source if field not in carried]
     if name != document["name"]:
         told.append(f"name: {document['name']} is {name}")
     if "type" not in document["metadata"].get("inputs_schema", {"type": "object"}):

@@ -2,8 +2,7 @@
 
 A thread cannot be stopped from outside. A call that takes too long goes on in its thread, its
 result is dropped, and the thread is used again when it ends. So that a handler that hangs cannot
-eat the process, at most ``MAX_GIVEN_UP`` such calls may still be running; then the next is
-refused.
+eat the process, the next call is refused once ``MAX_GIVEN_UP`` such calls still run.
 
 The threads are daemons, unlike those of ``concurrent.futures``: an interpreter that ends does not
 wait for a handler that hangs. An idle one ends by itself. A fork leaves none in the child: whoever
