@@ -60,7 +60,8 @@ def impact_lines(impact: Impact) -> Iterator[str]:
         yield f"{name}: no merged value changes, for the base and {impact.known:,} tenants"
         return
     yield (
-        f"{name}: {len(impact.base):,} merged values change for the base, some for"
+        f"{name}: {len(impact.base):,} merged"
+        f" value{'s change' if len(impact.base) != 1 else ' changes'} for the base, some for"
         f" {len(impact.tenants):,} of {impact.known:,} tenants"
     )
     yield from leaf_lines(impact.base)
@@ -72,7 +73,7 @@ def impact_lines(impact: Impact) -> Iterator[str]:
         yield f"  and {len(own) - MAX_TENANTS:,} more tenants with values of their own"
     sharing = len(impact.tenants) - len(own)
     if sharing:
-        yield f"  {sharing:,} tenants with the base alone"
+        yield f"  {sharing:,} tenant{'s' if sharing != 1 else ''} with the base alone"
 
 
 def impact_json(impact: Impact) -> dict[str, Any]:
