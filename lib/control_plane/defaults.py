@@ -16,11 +16,12 @@ process.
 from __future__ import annotations
 
 import os
-from time import monotonic, time
+from time import monotonic, perf_counter_ns, time
 
 from control_plane.errors import ReplicaUnavailable, TrustError
 from control_plane.replica.header import DEVELOPMENT, STATE, empty_words
 from control_plane.replica.source import LOOK_INTERVAL_SECONDS, ReplicaSource
+from control_plane.usage.process import ProcessUsage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
 SYSTEM_ROOT = "/var/lib/control-plane/replica"
 USER_ROOT = "~/.local/share/control-plane/replica"
 
+SYSTEM_USAGE = "/run/control-plane/usage"
+
 _OVERRIDE = "CONTROL_PLANE__"
+_YES = ("1", "true", "yes")
+_NO = ("0", "false", "no", "off")
 
 
 class TrustedReplica:
@@ -84,14 +89,18 @@ class TrustedReplica:
 wall_clock = time
 """The clock that schedules go by where a caller gives none: seconds since 1970."""
 
+nanoseconds = perf_counter_ns
+"""The clock that the latency of evaluations is taken by."""
+
 
 class ChosenSource(ReplicaSource):
     """A replica source that also decides which environment it is of, and whether it is trusted.
 
-    ``environment`` is None until it is decided, and then stays.
+    ``environment`` is None until it is decided, and then stays. ``usage`` tells the node's daemon
+    what those who read from here have served.
     """
 
-    __slots__ = ("_choose_at", "_root", "environment", "requires_trusted")
+    __slots__ = ("_choose_at", "_root", "environment", "requires_trusted", "usage")
 
     def __init__(
         self,
@@ -105,7 +114,13 @@ class ChosenSource(ReplicaSource):
         self.requires_trusted = require_trusted
         self._choose_at: float | None = None
         self.environment = environment
+        self.usage = ProcessUsage(usage_folder(), lambda: self.environment)
         self._choose()
+
+    def close(self) -> None:
+        """As `ReplicaSource.close`; what was counted is told first."""
+        self.usage.close()
+        super().close()
 
     def open(self) -> Replica | TrustedReplica | None:  # type: ignore[override]  # reads alike
         """As `ReplicaSource.open`; also None while the choice is open or the replica untrusted.
@@ -227,11 +242,22 @@ def config_overrides() -> dict[tuple[str, ...], str]:
 
 def counts_usage() -> bool:
     """Whether this process counts which variants it serves: unless ``CONTROL_PLANE_USAGE`` is 0."""
-    return os.environ.get("CONTROL_PLANE_USAGE", "").lower() not in ("0", "false", "no", "off")
+    return os.environ.get("CONTROL_PLANE_USAGE", "").lower() not in _NO
+
+
+def usage_folder() -> str | None:
+    """The folder that usage files lie in: ``CONTROL_PLANE_USAGE``, else the system's; None: none.
+
+    It is the daemon that makes it; without it nothing is told.
+    """
+    chosen = os.environ.get("CONTROL_PLANE_USAGE", "")
+    if chosen.lower() in _NO:
+        return None
+    return SYSTEM_USAGE if chosen.lower() in ("", *_YES) else chosen
 
 
 def _set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+    return os.environ.get(variable, "").lower() in _YES
 
 
 def _checked(environment: str | None) -> str | None:

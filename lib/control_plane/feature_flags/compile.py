@@ -38,7 +38,7 @@ from control_plane.feature_flags.comparing import (
     semver_key,
 )
 from control_plane.feature_flags.comparing import text as text_of
-from control_plane.feature_flags.counting import NOTHING
+from control_plane.feature_flags.counting import NOTHING, is_spent
 from control_plane.feature_flags.definition import (
     AFTER,
     ALL,
@@ -377,6 +377,12 @@ class CompiledFlag:
             return found
         # A function that asks a table belongs to that one: what is kept has none to ask.
         return Function(found.__code__, found.__globals__, "flag", asked)
+
+    def renew(self, mode: str) -> None:
+        """Let the next ``bound`` take new counters where one of this mode's has run out."""
+        found = self._bound.get(mode)
+        if found is not None and is_spent(found):
+            self._bound.pop(mode, None)
 
     def _answer(self, mode: str) -> Any:
         if self._templates is None:

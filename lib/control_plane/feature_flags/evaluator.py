@@ -33,7 +33,7 @@ from control_plane.feature_flags.compile import (
     PlainContext,
     plain,
 )
-from control_plane.feature_flags.counting import Counter
+from control_plane.feature_flags.counting import Counter, Spent, is_spent
 from control_plane.feature_flags.evaluation import (
     ERROR,
     GENERAL,
@@ -131,7 +131,12 @@ class FlagEvaluator:
                 return found if found is True or found is False else default
         if answer is True or answer is False:
             return answer
-        return default if answer is None else next(answer)
+        try:
+            return default if answer is None else next(answer)
+        except StopIteration:
+            # One in 1,024: the counter has run out, see ``counting``.
+            found = self._again(VALUES, name, user_id, tenant_id, context)
+            return found if found is True or found is False else default
 
     def variant(
         self,
@@ -161,7 +166,10 @@ class FlagEvaluator:
                 # As in is_enabled.
                 answer = self._again(VARIANTS, name, user_id, tenant_id, context)
         elif answer.__class__ is Counter:
-            return next(answer)  # type: ignore[no-any-return]
+            try:
+                return next(answer)  # type: ignore[no-any-return]
+            except StopIteration:
+                answer = self._again(VARIANTS, name, user_id, tenant_id, context)
         return default if answer is None else answer
 
     def value(
@@ -379,11 +387,11 @@ class FlagEvaluator:
                         state = (word, -2, None)
             if answer is True or answer is False:
                 return answer
-            if answer.__class__ is Counter:
-                return next(answer)  # type: ignore[no-any-return]
             if answer is None:
                 return default
             try:
+                if answer.__class__ is Counter:
+                    return next(answer)  # type: ignore[no-any-return]
                 found = answer(user_id, tenant_id, context)
                 return default if found is None else found
             except Exception:
@@ -466,6 +474,7 @@ class FlagEvaluator:
         context: Context | None,
     ) -> tuple[Any, CompiledFlag]:
         """The answer in that mode and the flag that gave it."""
+        spent, library = False, self._library
         for _ in range(ROUNDS):
             table = self._current()
             try:
@@ -473,11 +482,20 @@ class FlagEvaluator:
                 if self._table is not table:
                     continue  # as in _first; nothing was called yet, so nothing is counted twice
                 answer = flag.bound(mode, table.asked(flag))
+                began = library.nanoseconds() if spent else 0
                 if answer.__class__ is Function:
                     answer = self._called(answer, name, mode, user_id, tenant_id, context)
                 elif answer.__class__ is Counter:
                     answer = next(answer)
+                if spent:
+                    # One evaluation in 1,024, and one that was to be slow in any case.
+                    library.sample(library.nanoseconds() - began)
                 return answer, flag
+            except (Spent, StopIteration):
+                # Nothing was counted: the next round asks the stretch that follows.
+                spent = True
+                flag.renew(mode)
+                table.forget(name)
             except Moved:
                 self._dropped(table)
         # A writer that outruns one read after another moves no snapshot that is held.
@@ -497,6 +515,10 @@ class FlagEvaluator:
             return function(user_id, tenant_id, context)
         except Moved:
             raise
+        except StopIteration as error:
+            if is_spent(function):
+                raise Spent from error
+            # It is an application's own value that raised it, as anything can be raised.
         except Exception:
             # Whatever it was, the same flag is asked once more with plain values only.
             pass
@@ -505,14 +527,21 @@ class FlagEvaluator:
             return function(plain(user_id), plain(tenant_id), shown)
         except Moved:
             raise
+        except StopIteration as error:
+            if is_spent(function):
+                raise Spent from error
+            return self._not_compared(name, mode, context, error)
         except ControlPlaneError as error:
             code = PARSE_ERROR if isinstance(error, ReplicaInvalid) else GENERAL
             return self._library.fault(name, code, str(error)).bound(mode)
         except Exception as error:
-            # Not even plain values could be had: the context is none.
-            code = GENERAL if issubclass(type(context), dict) else INVALID_CONTEXT
-            reason = f"expected a context to compare, found {type(error).__name__}"
-            return self._library.fault(name, code, reason).bound(mode)
+            return self._not_compared(name, mode, context, error)
+
+    def _not_compared(self, name: str, mode: str, context: Any, error: Exception) -> Any:
+        # Not even plain values could be had: the context is none.
+        code = GENERAL if issubclass(type(context), dict) else INVALID_CONTEXT
+        reason = f"expected a context to compare, found {type(error).__name__}"
+        return self._library.fault(name, code, reason).bound(mode)
 
     def _value(
         self,
@@ -535,7 +564,10 @@ class FlagEvaluator:
                 # As in is_enabled.
                 answer = self._again(VALUES, name, user_id, tenant_id, context)
         elif answer.__class__ is Counter:
-            answer = next(answer)
+            try:
+                answer = next(answer)
+            except StopIteration:
+                answer = self._again(VALUES, name, user_id, tenant_id, context)
         if answer is None:
             return default
         served = converted(answer, wanted)

@@ -25,6 +25,7 @@ from control_plane.feature_flags.evaluator import FlagEvaluator
 from control_plane.feature_flags.table import Library, Table, unavailable
 from control_plane.replica.format import FLAG
 from control_plane.replica.header import FLAGS_REVISION, TOMBSTONE, empty_words
+from control_plane.usage.slots import EVALUATIONS, LATENCY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +98,10 @@ class FeatureFlagManager(FlagEvaluator):
         self._handles = {}
         self._tables = {}
         self._table = self._absent()
+        counts = self._library.counts
+        if counts is not None:
+            self._source.usage.tell_of(self, EVALUATIONS, counts)
+            self._source.usage.tell_of(self, LATENCY, self._library.latencies)
         if client is not None:
             client.adopt(self)
 
@@ -160,6 +165,7 @@ class FeatureFlagManager(FlagEvaluator):
     def close(self) -> None:
         """Let go of the replica; afterwards every call gives the caller's default."""
         self._closed = True
+        self._source.usage.tell()
         if self._owned:
             self._source.close()
         counts = self._library.counts
@@ -193,6 +199,7 @@ class FeatureFlagManager(FlagEvaluator):
             # Nothing to read, yet or any more: what is loaded holds, and a table's own read refuses
             # a replica that is not to be trusted. The source looks again at most once a second.
             return table
+        self._source.usage.moved()
         word = _word(replica.words)
         # Read before the table's first record: whatever it will hold is at least this new.
         seen = word[0]
@@ -293,7 +300,11 @@ class PinnedFlags(FlagEvaluator):
             if answer is True or answer is False:
                 return answer
             if answer.__class__ is Counter:
-                return next(answer)  # type: ignore[no-any-return]
+                try:
+                    return next(answer)  # type: ignore[no-any-return]
+                except StopIteration:
+                    # It has run out: the way below goes on with the next.
+                    pass
         # By name: super() would cost a split 50 ns.
         return FlagEvaluator.is_enabled(
             self, name, user_id, tenant_id, context, default, rollout_percentage

@@ -15,7 +15,7 @@ flag of that name instead, and asks again next time.
 
 from __future__ import annotations
 
-from control_plane.defaults import wall_clock
+from control_plane.defaults import nanoseconds, wall_clock
 from control_plane.errors import (
     ControlPlaneError,
     InputInvalid,
@@ -45,6 +45,7 @@ from control_plane.feature_flags.evaluation import (
 )
 from control_plane.feature_flags.packed import unpack
 from control_plane.replica.format import DELETED, FLAG, HEADER_BYTES, decode_record, record_key
+from control_plane.usage.slots import bucket_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,12 +81,16 @@ class Library:
         "_overrides",
         "_unpack",
         "counts",
+        "latencies",
+        "nanoseconds",
         "now",
         "overridden",
     )
 
     def __init__(self, counting: bool = False, now: Callable[[], float] = wall_clock) -> None:
         self.counts = Counts() if counting else None
+        self.latencies = Counts()
+        self.nanoseconds = nanoseconds
         self.now = now
         self.overridden: dict[str, CompiledFlag] = {}
         self._overrides: tuple[dict[str, CompiledFlag], ...] = ()
@@ -168,12 +173,21 @@ class Library:
         """Count a variant that was served without asking a counter for it."""
         if self.counts is None or name in self.overridden:
             return
-        counter = self._counters.get((name, variant))
-        if counter is None:
-            # Of one answer only, so it is never folded away and may be kept.
-            counter = self.counts.counter(name, variant, DETAILS, None)
-            self._counters[name, variant] = counter
-        next(counter)
+        while True:
+            counter = self._counters.get((name, variant))
+            if counter is None:
+                # Of one answer only, so it is never folded away and may be kept.
+                counter = self.counts.counter(name, variant, DETAILS, None)
+                self._counters[name, variant] = counter
+            try:
+                next(counter)
+                return
+            except StopIteration:
+                self._counters.pop((name, variant), None)
+
+    def sample(self, nanoseconds: int) -> None:
+        """Count how long one evaluation took, by the bucket it falls into."""
+        self.latencies.count("", bucket_of(nanoseconds))
 
     def segment(self, definition: Definition) -> Callable[..., Any]:
         """A segment's rules as a function of what its flags are given; uncounted."""
@@ -378,6 +392,11 @@ class Table:
 
         # One step for all threads: the first to come decides.
         return self._memberships.setdefault("", Memberships(self._read, self._library.segment))
+
+    def forget(self, name: str) -> None:
+        """Let the next call fill the name's answers again, from the flag loaded before."""
+        for answers in (self.enabled, self.variants, self.values):
+            answers.pop(name, None)
 
     def load_enabled(self, name: str) -> Any:
         """Fill ``enabled`` for a name; raises as ``flag``."""

@@ -177,6 +177,7 @@ NAMES: dict[str, Any] = {
     "truthy": truthy,
     "variant_text": variant_text,
     "whole": _whole,
+    "SPENT": StopIteration,
     **{name: EAGER.get(operator) or OF_DATA[operator] for operator, name in _CALLED.items()},
 }
 """All that the code can name besides its own parameters."""
@@ -244,7 +245,8 @@ class Writing:
         name, failed = self._constant(self._name), self._failure()
         self._line(1, "except Exception as error:")
         # The evaluator asks once more, with plain values, and says what a context is not.
-        self._line(2, "if context.__class__ is not dict: raise")
+        # So does a counter that has run out.
+        self._line(2, "if context.__class__ is not dict or error.__class__ is SPENT: raise")
         self._line(2, f"complain({name}, error)")
         self._line(2, f"return {failed}")
         head = f"def flag({', '.join(('user_id', 'tenant_id', 'context', *self.needs))}):"
