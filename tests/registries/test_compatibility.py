@@ -33,7 +33,8 @@ def tool(version: str, inputs: Any = None, outputs: Any = None) -> dict[str, Any
         (tool("1", STRING), tool("2", {**STRING, "description": "text"}), PATCH, "compatible"),
         (tool("1", STRING), tool("2", {"type": ["string", "null"]}), MINOR, "compatible"),
         (tool("1", {"type": ["string", "null"]}), tool("2", STRING), MAJOR, "breaking"),
-        (tool("1", None, {"type": ["string", "null"]}), tool("2", None, STRING), MINOR, "compatible"),
+        (tool("1", None, {"type": ["string", "null"]}), tool("2", None, STRING), MINOR,
+         "compatible"),
         (tool("1", None, STRING), tool("2", None, {"type": ["string", "null"]}), MAJOR, "breaking"),
         (tool("1", None, STRING), tool("2"), MAJOR, "breaking"),
         (tool("1", {**STRING, "pattern": "^ab$"}), tool("2", {**STRING, "pattern": "^a"}), MAJOR,
@@ -71,7 +72,7 @@ def test_the_version_that_is_proposed_would_do(version: str, needed: str) -> Non
 def test_a_breaking_change_under_a_small_step_is_refused_with_place_and_cure() -> None:
     older = tool("1.9.0", {"type": "object", "properties": {"id": NUMBER}})
     newer = tool("1.10.0", {"type": "object", "properties": {"id": {"type": "integer"}}})
-    with pytest.raises(ManifestInvalid, match="found the step from 1.9.0 to 1.10.0") as refused:
+    with pytest.raises(ManifestInvalid, match=r"from 1\.9\.0 to 1\.10\.0") as refused:
         check_bump(newer, [older, tool("1.2.0")])
     assert "(inputs)" in str(refused.value)
     assert "at id" in str(refused.value)

@@ -35,6 +35,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "flag": ("flags:flag", "Switch a flag on or off, or roll it out."),
         "kill": ("flags:kill", "Kill a flag: it serves its disabled variant at once."),
         "unkill": ("flags:unkill", "End a kill."),
+        "config": ("config:config", "Read, set, edit, compare and validate configuration."),
         "segment": ("segments:segment", "Add or remove members of a segment."),
         "approve": ("approving:approve", "Add a signature to a change set."),
         "submit": ("approving:submit", "Submit a signed change set from a file."),
@@ -55,6 +56,8 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Documents and keys": {
         "sign": ("signing:sign", "Sign agents and tools as their author."),
         "verify": ("signing:verify", "Check documents: form, checksum and signature."),
+        "lock": ("locking:lock", "Pin an agent with all it uses, signed; verify or compare locks."),
+        "compatibility": ("locking:compatibility", "Compare the schemas of a tool's two versions."),
         "lint": ("linting:lint", "Advise on documents that are allowed and not meant."),
         "schema": ("signing:schema", "Print the JSON Schema of a kind."),
         "codegen": ("codegen:codegen", "Write types of flags and keys for Python's checkers."),
@@ -67,7 +70,6 @@ SERVICES: Final = {
     "store": ("store", "Run the central store."),
     "token": ("store", "Make, list and revoke the store's tokens."),
     "daemon": ("daemon", "Run the node's daemon."),
-    "sidecar": ("sidecar", "Serve this node's replica over HTTP, for other languages."),
     "sidecar": ("sidecar", "Serve this node's replica over HTTP, for other languages."),
 }
 """Verbs that services bring: the extra that installs each, and what it does."""

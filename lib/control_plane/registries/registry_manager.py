@@ -149,12 +149,10 @@ class _Registry:
             return Tool(loaded)
         return Tool(*self._handed(loaded, name, version, tenant_id))
 
-    def load_lock(
-        self, path: str | PathLike[str], *, trust: str | PathLike[str], tenant_id: str | None = None
-    ) -> Agent:
+    def load_lock(self, path: str | PathLike[str], tenant_id: str | None = None) -> Agent:
         """The agent that a lock pins, with the lock's tools, once all of it is as it was pinned.
 
-        ``trust`` is the installation's newest ``trust.json``: a key revoked there signs no more.
+        The lock is verified against the trust this node follows: a key revoked there signs no more.
 
         Raises:
             TrustError, Refused, InputInvalid: the lock is changed, of a key that is not (or no
@@ -162,10 +160,22 @@ class _Registry:
             ChecksumMismatch, NotFound: the registry holds something else than was pinned.
             MissingExtra: verifying needs the extra ``publish``.
         """
-        from control_plane.registries.locking import check, read_lock
+        from control_plane.registries.lockfiles import read_lock
+        from control_plane.registries.locking import check
 
-        environment = self._with_view(lambda view: view.environment)
-        return check(self, read_lock(path, trust, environment), tenant_id)
+        return check(self, read_lock(path, self.trust()), tenant_id)
+
+    def trust(self) -> tuple[str, bytes, bytes]:
+        """The log's origin, and the root and targets metadata in force, as the daemon keeps them.
+
+        Raises:
+            NotFound: the replica follows no log, as one made for tests.
+        """
+        keys = (b"origin", b"root", b"targets")
+        origin, root, targets = self._with_view(lambda view: view.read_log(*keys))
+        if origin is None or root is None or targets is None:
+            raise NotFound("trust: expected a replica that follows a log, found one made otherwise")
+        return origin.decode(), root, targets
 
     def flag_definition(self, name: str) -> dict[str, Any] | None:
         """A flag as this environment merges it, kills aside; None where there is none."""
