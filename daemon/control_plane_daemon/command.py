@@ -1,13 +1,15 @@
 """``control-plane daemon``: follow a store, or a folder of manifests.
 
 On stdout stands one line per environment, ``daemon ready: NAME at generation N``, once readers see
-the log's end; everything else goes to stderr, one line for each event.
+the log's end; everything else goes to stderr, one line for each
+event: JSON, or for people where that is a terminal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ from control_plane.cli.settings import tell_of_clear_token
 from control_plane.defaults import writer_root
 from control_plane.errors import ManifestInvalid, NotFound
 from control_plane.names import ENVIRONMENT
+from control_plane.telemetry.logs import set_up_logging
+from control_plane.telemetry.service_manager import ServiceManager
 from control_plane.trust.enrolment import Enrolment
 from control_plane_daemon.service import Settings, end, first_of, run, stop_on_signals
 
@@ -59,7 +63,7 @@ def daemon(
     state: Path | None,
 ) -> None:
     """Follow logs, verify every entry, and keep the replicas of this node."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up_logging()
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     root = Path(writer_root(replica))
     for environment in environments:
@@ -88,7 +92,8 @@ def daemon(
 
 
 async def _run(settings: Settings) -> None:
-    await run(settings, _say_ready, stop_on_signals(asyncio.get_running_loop()))
+    stop = stop_on_signals(asyncio.get_running_loop())
+    await run(settings, _say_ready, stop, manager=ServiceManager.of(os.environ))
 
 
 def _run_from(
@@ -134,7 +139,7 @@ async def _follow_folder(
             environments=environments,
             development=True,
         )
-        await run(settings, _say_ready, stop, beside)
+        await run(settings, _say_ready, stop, beside, ServiceManager.of(os.environ))
 
 
 def _say_ready(environment: str, generation: int) -> None:

@@ -30,6 +30,7 @@ from control_plane.replica.authorship import Authored
 from control_plane.replica.format import head_key
 from control_plane.replica.held import SUPERSEDED, Held, HeldEntry, held_blob_key
 from control_plane.replica.plan import HEADS, STAGED, Plan
+from control_plane.telemetry.logs import without_values
 from control_plane.trust.state import Policy, restore
 from control_plane_daemon.batch import Verified, read_changes
 from control_plane_daemon.commits import Commits
@@ -102,9 +103,13 @@ class Entries:
         self._materialiser.hold(plan, entry, accepted.changes, blobs)
         logger.warning(
             "%s: entry %d held, last good values stay: %s",
-            self._environment, accepted.generation, entry.reason,
+            self._environment, accepted.generation, without_values(error),
+            extra=self._concerning(accepted.generation, accepted.identity),
         )  # fmt: skip
         return plan
+
+    def _concerning(self, generation: int, identity: str) -> dict[str, object]:
+        return {"environment": self._environment, "generation": generation, "change": identity}
 
     def _kept_for_judging(self, accepted: Accepted) -> dict[str, bytes]:
         """What judging the entry again takes: the policy at its index, and its change list."""
@@ -138,7 +143,11 @@ class Entries:
             self._serve(serving, [c for c in changes if c.key in serving.keys], policy)
         except (*_UNSERVABLE, BlobMissing) as error:
             self._drop(plan)
-            logger.info("%s: entry %d still held: %s", self._environment, entry.generation, error)
+            logger.info(
+                "%s: entry %d still held: %s",
+                self._environment, entry.generation, without_values(error),
+                extra=self._concerning(entry.generation, Leaf.decode(entry.leaf).envelope.identity),
+            )  # fmt: skip
             return None
         self.held.release(plan, entry.keys)
         return plan

@@ -83,6 +83,7 @@ from control_plane.replica.held import HeldEntry
 from control_plane.replica.plan import Plan
 from control_plane.replica.writer import ReplicaWriter
 from control_plane.trust.state import LogIdentity, newest_root
+from control_plane_daemon.applied import Applied
 from control_plane_daemon.batch import Verified
 from control_plane_daemon.commits import Commits
 from control_plane_daemon.conditions import Conditions
@@ -181,6 +182,7 @@ class Follower:
         self._demand = Demand(Shelf(commits))
         self._entries = Entries(self.environment, commits, self._demand, materialiser)
         self._healing = Healing(self.environment, commits, self._entries)
+        self._applied = Applied(self.environment)
         self._landmarks.remember(self.position.checkpoint)
         # Before anybody asks: what was held before a restart is held after it.
         self._note_held()
@@ -475,11 +477,16 @@ class Follower:
         logger.warning(
             "%s: entry %d rejected (%s): %s",
             self.environment, verdict.generation, verdict.code, verdict.reason,
+            extra={
+                "environment": self.environment, "generation": verdict.generation,
+                "change": verdict.identity, "code": verdict.code,
+            },
         )  # fmt: skip
         self._commits.add(self._commits.plan(), after)
 
     def _accept(self, accepted: Accepted, plan: Plan, after: Position) -> None:
         self._commits.add(plan, after)
+        self._applied.add(accepted)
         self._conditions.entry_rejected = False
         if self.policy is None or accepted.policy.digest != self.policy.digest:
             self.policy = accepted.policy
@@ -489,6 +496,10 @@ class Follower:
             logger.info(
                 "%s: goes on as %s, from generation %d",
                 self.environment, after.origin, after.continues_generation,
+                extra={
+                    "environment": self.environment, "origin": after.origin,
+                    "generation": after.generation,
+                },
             )  # fmt: skip
 
     def _finish(self, verified: Verified) -> None:
@@ -502,6 +513,10 @@ class Follower:
             logger.warning(
                 "%s: entry %d held: expected the blobs of its heads, found them deleted",
                 self.environment, skipped[0].generation,
+                extra={
+                    "environment": self.environment, "generation": skipped[0].generation,
+                    "change": Leaf.decode(skipped[0].leaf).envelope.identity,
+                },
             )  # fmt: skip
 
     def deliver(self, fetched: Fetched) -> None:
@@ -550,6 +565,7 @@ class Follower:
     def forget(self) -> None:
         """Drop what was not committed and read everything from the last commit again."""
         self._commits.abort()
+        self._applied.forget()
         self._load()
 
     def close(self) -> None:
@@ -562,6 +578,7 @@ class Follower:
         self._note_held()
         if self._commits.count > before:
             self._conditions.disk_failed = False
+        self._applied.tell(self.held)
 
     def _note_held(self) -> None:
         held = self.held.values()

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from control_plane.log.canonical import sha256_hex
+from control_plane.log.leaf import Leaf
 from control_plane.log.statements import Key
 from control_plane.replica.header import CLASS_REVISIONS
 from control_plane.replica.held import HeldEntry
@@ -111,5 +112,11 @@ class Healing:
         if plan is None:
             return False
         self._commits.add(plan, self._commits.position)
-        logger.info("%s: entry %d healed", self._environment, entry.generation)
+        logger.info(
+            "%s: entry %d healed", self._environment, entry.generation,
+            extra={
+                "environment": self._environment, "generation": entry.generation,
+                "change": Leaf.decode(entry.leaf).envelope.identity,
+            },
+        )  # fmt: skip
         return True

@@ -244,7 +244,10 @@ class EnvironmentLoop:
                     self._told.clear()
                     continue
             except Stopped as stopped:
-                logger.error("%s: %s; the last good values stay", self.environment, stopped)
+                logger.error(
+                    "%s: %s; the last good values stay", self.environment, stopped,
+                    extra=self._concerned(),
+                )  # fmt: skip
                 return
             await self._pause(self._backoff.next_seconds())
             if self._doubted and self._is_unvouched:
@@ -287,7 +290,10 @@ class EnvironmentLoop:
         except (StoreUnreachable, TokenRefused, EpochMoved, DiskFailed, _Again) as error:
             self._tell_once(str(error))
         except Exception:
-            logger.exception("%s: unexpected; going on from the last commit", self.environment)
+            logger.exception(
+                "%s: unexpected; going on from the last commit", self.environment,
+                extra=self._concerned(),
+            )  # fmt: skip
             await self._on_thread(self.follower.forget)
         else:
             return True
@@ -305,7 +311,12 @@ class EnvironmentLoop:
             if len(self._told) >= MAX_TOLD:
                 self._told.clear()
             self._told.add(reason)
-            logger.log(level, "%s: %s", self.environment, reason)
+            logger.log(level, "%s: %s", self.environment, reason, extra=self._concerned())
+
+    def _concerned(self) -> dict[str, object]:
+        """What every line of this loop is about: the environment, and how far it came."""
+        generation = None if self._follower is None else self._follower.position.generation
+        return {"environment": self.environment, "generation": generation}
 
     # One round: poll, verify, take, heal
 
@@ -447,6 +458,7 @@ class EnvironmentLoop:
             logger.warning(
                 "%s: %s accepted; reading the log again beside generation %d, which stays readable",
                 self.environment, offer.origin, self._opened.writer.generation,
+                extra=self._concerned() | {"origin": offer.origin},
             )  # fmt: skip
             await self._on_thread(lambda: self._read_again(accepting=True))
             self._offer = None
@@ -470,6 +482,7 @@ class EnvironmentLoop:
             logger.warning(
                 "%s: expected consent to %s in %s, found %s; it is ignored",
                 self.environment, offer.origin, consent_path(self._folder), ascii(found),
+                extra=self._concerned() | {"origin": offer.origin},
             )  # fmt: skip
         return found == offer.origin
 
@@ -506,7 +519,10 @@ class EnvironmentLoop:
         accepting = self._opened.accepting
         if self._opened.show_when_ready(self.follower):
             generation = self._opened.writer.generation
-            logger.info("%s: readers see generation %d", self.environment, generation)
+            logger.info(
+                "%s: readers see generation %d", self.environment, generation,
+                extra={"environment": self.environment, "generation": generation},
+            )  # fmt: skip
             if accepting:
                 # A crash before this leaves consent to the epoch followed: taken away at the start.
                 remove_consent(self._folder)
@@ -554,6 +570,7 @@ class EnvironmentLoop:
                 " run 'control-plane log new-epoch -e %s --restored'",
                 self.environment, self._opened.floor, self.follower.position.generation,
                 self.environment,
+                extra=self._concerned(),
             )  # fmt: skip
         self._is_short = short
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from control_plane.telemetry.service_manager import ServiceManager
 from control_plane.trust.enrolment import Enrolment
 from control_plane_daemon.enrol import enrolled
 from control_plane_daemon.loop import EnvironmentLoop
@@ -44,15 +45,24 @@ async def run(
     ready: Callable[[str, int], None],
     stop: asyncio.Event,
     beside: Sequence[asyncio.Task[None]] = (),
+    manager: ServiceManager | None = None,
 ) -> None:
     """Follow every environment until ``stop`` is set.
 
     ``ready`` is called once for each, with its name and generation, after the first catch-up.
-    A task ``beside`` that ends by an error ends the daemon with it.
+    A task ``beside`` that ends by an error ends the daemon with it. The service ``manager`` is told
+    that the daemon is ready once each replica is open: what it holds is served from then on, and
+    no store has to be up for that.
 
     Raises:
         ControlPlaneError: an environment cannot be enrolled or its replica not written.
     """
+    manager = manager or ServiceManager(None)
+
+    def told(environment: str, generation: int) -> None:
+        manager.status(f"{environment} at generation {generation}")
+        ready(environment, generation)
+
     async with AsyncExitStack() as stack:
         loops = []
         for environment in settings.environments:
@@ -63,7 +73,7 @@ async def run(
                 enrolled(settings.enrolment, environment),
                 str(settings.root / environment),
                 source,
-                ready=ready,
+                ready=told,
                 development=settings.development,
             )
             stack.push_async_callback(loop.close)
@@ -72,6 +82,9 @@ async def run(
             await loop.open()
         tasks = [asyncio.create_task(loop.run(), name=loop.environment) for loop in loops]
         stack.push_async_callback(end, tasks)
+        stack.callback(manager.stopping)
+        await stack.enter_async_context(manager.attended())
+        manager.ready()
         await first_of(stop.wait(), [*tasks, *beside])
 
 

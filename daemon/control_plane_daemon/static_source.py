@@ -315,7 +315,10 @@ class StoreOrFiles:
             self._has_files = False
             raise
         if not self._has_files:
-            logger.info("%s: following plain files at %s", self._environment, self._store.url)
+            logger.info(
+                "%s: following plain files at %s", self._environment, self._store.url,
+                extra={"environment": self._environment},
+            )  # fmt: skip
         self._has_files = True
         return followed
 

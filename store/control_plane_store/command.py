@@ -1,8 +1,9 @@
 """``control-plane store``, ``store init``, ``store forget`` and ``token``.
 
 The service itself prints one line, ``store ready at URL``, once it answers; all else goes to
-stderr. ``store init`` makes everything a first start needs and nothing by halves: the database
-appears complete, with the first entry and checkpoint of every environment, or not at all.
+stderr, a line of JSON for each event, or one for people where that is a terminal. ``store init``
+makes everything a first start needs and nothing by halves: the database appears complete, with the
+first entry and checkpoint of every environment, or not at all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from control_plane.cli.settings import read_file, require_project, settings
 from control_plane.errors import EpochDiverged, InputInvalid, Refused
 from control_plane.names import DIGEST
 from control_plane.publish.trustfolder import TrustFolder
+from control_plane.telemetry.logs import set_up_logging
+from control_plane.telemetry.service_manager import ServiceManager
 from control_plane.trust.enrolment import Enrolment
 from control_plane_store import tokens
 from control_plane_store.audit import Audit
@@ -98,7 +101,7 @@ def store(**options: Any) -> None:
     if (options["tls_certificate"] is None) != (options["tls_key"] is None):
         raise click.UsageError("expected --tls-certificate and --tls-key together, found one")
     _check_listen(options["listen"])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up_logging()
     map_large_pieces()
     asyncio.run(_serve(**options))
 
@@ -127,6 +130,7 @@ async def _serve(
     context = None
     if tls_certificate is not None and tls_key is not None:
         context = tls_context(tls_certificate, tls_key)
+    manager = ServiceManager.of(os.environ)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -142,8 +146,11 @@ async def _serve(
         try:
             url = await listen_at(runner, place, context)
             click.echo(f"store ready at {url}")
-            await stopped.wait()
-            await service.stop()
+            async with manager.attended():
+                manager.ready()
+                await stopped.wait()
+                manager.stopping()
+                await service.stop()
         finally:
             await runner.cleanup()
     finally:
@@ -193,6 +200,10 @@ def _sequencer(
                     "%s; the log of epoch %d is served, go on from its end by 'control-plane log"
                     " new-epoch -e %s --restored'",
                     error, sequencer.position(environment).log.epoch, environment,
+                    extra={
+                        "environment": environment,
+                        "epoch": sequencer.position(environment).log.epoch,
+                    },
                 )  # fmt: skip
         begun.result()
     return sequencer

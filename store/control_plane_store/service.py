@@ -35,7 +35,10 @@ from control_plane.errors import (
     SyntaxInvalid,
 )
 from control_plane.log.canonical import sha256_hex
+from control_plane.log.statements import ChangeSet
 from control_plane.names import DIGEST, MAX_LEAF_BYTES, MAX_REQUEST_BYTES
+from control_plane.telemetry.trace_context import HEADER as TRACE_HEADER
+from control_plane.telemetry.trace_context import trace_of, traceparent
 from control_plane_store import answers, feed, insight, tokens
 from control_plane_store.admission import read_change_set
 from control_plane_store.database import Database
@@ -187,6 +190,8 @@ class Store:
         outcome: Outcome = await asyncio.wrap_future(
             sequencer.submit(environment, envelope, statement, dry_run=dry_run, token=_name(token))
         )
+        if not dry_run:
+            _tell(environment, outcome, statement, request)
         return _outcome(outcome)
 
     async def trust(self, request: web.Request) -> web.Response:
@@ -465,6 +470,26 @@ def _plain(error: web.HTTPException) -> Mapping[str, object]:
         found.get(error.status, "http"),
         f"expected a path and method of the store, found {error.reason.lower()}",
     )
+
+
+def _tell(environment: str, outcome: Outcome, statement: ChangeSet, request: web.Request) -> None:
+    """A line for a change set that was taken, or that waits; a refused one is in the audit."""
+    # What the author signed goes before what a request says.
+    trace = trace_of(statement.reason) or traceparent(request.headers.get(TRACE_HEADER))
+    told: dict[str, object] = {
+        "environment": environment, "change": outcome.statement, "verb": statement.verb,
+    }  # fmt: skip
+    if trace is not None:
+        told["traceparent"] = trace
+    if isinstance(outcome, Receipt):
+        told["generation"] = outcome.generation
+        again = " before" if outcome.repeated else ""
+        logger.info("%s: entry %d sequenced%s", environment, outcome.generation, again, extra=told)
+    elif isinstance(outcome, Pending):
+        logger.info(
+            "%s: change set waits, %d of %d signatures",
+            environment, outcome.found, outcome.threshold, extra=told,
+        )  # fmt: skip
 
 
 def _outcome(outcome: Outcome) -> web.Response:

@@ -156,6 +156,10 @@ class Settings:
         tell_of_clear_token(self.store)
         return secret
 
+    def traceparent(self) -> str | None:
+        """The trace this run belongs to, as a CI system hands it to its commands."""
+        return self.variables.get("TRACEPARENT")
+
     @property
     def key_files(self) -> tuple[str, ...]:
         """The key files to sign with; the project's author key when none is named."""
@@ -360,7 +364,9 @@ def publisher(found: Settings, *, sign: bool = True, waiting: bool = True) -> It
     signers = found.signers(required=sign) if sign else []
     with (
         store_client(found, waiting=waiting) as client,
-        Publisher(client, *signers, origins=trusted_origins(found)) as made,
+        Publisher(
+            client, *signers, origins=trusted_origins(found), traceparent=found.traceparent
+        ) as made,
     ):
         yield made
 

@@ -40,6 +40,7 @@ from control_plane.errors import (
 )
 from control_plane.log.canonical import Json, canonical, parse, sha256_hex
 from control_plane.log.envelope import Envelope
+from control_plane.telemetry.trace_context import HEADER as TRACE_HEADER
 
 MAX_KEYS_A_REQUEST: Final = 30
 """Keys of up to 200 bytes stay well inside a request line; for more, all heads are read."""
@@ -162,15 +163,23 @@ class StoreClient:
             count += len(together)
             done(count)
 
-    def submit(self, environment: str, envelope: Envelope, *, dry_run: bool = False) -> Submission:
-        """Hand in a signed change set.
+    def submit(
+        self,
+        environment: str,
+        envelope: Envelope,
+        *,
+        dry_run: bool = False,
+        traceparent: str | None = None,
+    ) -> Submission:
+        """Hand in a signed change set; ``traceparent`` names the trace the request belongs to.
 
         Raises:
             Conflict: a ``replaces`` is not the key's head.
             Refused: for every other reason the store gives.
         """
         path = f"/v1/{environment}/changes" + ("?dry_run=1" if dry_run else "")
-        answer = self._call("POST", path, envelope.encode())
+        headers = {} if traceparent is None else {TRACE_HEADER: traceparent}
+        answer = self._call("POST", path, envelope.encode(), headers)
         value = self._object(answer)
         generation = _integer(value, "generation")
         return Submission(
@@ -300,15 +309,27 @@ class StoreClient:
         query = urlencode(given, doseq=True, quote_via=quote)
         return self._object(self._call("GET", path + (f"?{query}" if query else "")))
 
-    def _call(self, method: str, path: str, body: bytes | None = None) -> Answer:
-        answer = self.request(method, path, body)
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> Answer:
+        answer = self.request(method, path, body, more)
         if answer.status >= 300:
             raise self._refusal(answer, path)
         return answer
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> Answer:
-        """Send one request and read the whole answer, whatever its status."""
-        headers = {"User-Agent": f"control-plane/{__version__}", "Accept": "*/*"}
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request, with ``more`` headers, and read the whole answer of any status."""
+        headers = {"User-Agent": f"control-plane/{__version__}", "Accept": "*/*", **(more or {})}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
         if body is not None:

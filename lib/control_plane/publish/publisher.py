@@ -42,6 +42,7 @@ from control_plane.publish.proposal import Proposal, manifest_change
 from control_plane.publish.resharding import Resharding
 from control_plane.publish.sign import is_signed, signed
 from control_plane.publish.spool import Chosen, Together
+from control_plane.telemetry.trace_context import current_traceparent, trace_of, with_trace
 
 if TYPE_CHECKING:
     from control_plane.publish.keyfiles import KeySigner
@@ -95,6 +96,7 @@ class Publisher:
     ``store`` is a URL or a client; ``signers`` are key files or loaded keys, the first of which
     also signs unsigned agents and tools. ``origins`` maps environments to their trusted origin;
     where it is silent the store is asked. ``valid_seconds`` is how long a signed set may wait.
+    ``traceparent`` tells the trace that a set belongs to, which its reason then names.
     """
 
     def __init__(
@@ -105,12 +107,14 @@ class Publisher:
         origins: Mapping[str, str] | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         valid_seconds: float = DEFAULT_VALID_SECONDS,
+        traceparent: Callable[[], str | None] = current_traceparent,
     ) -> None:
         self.store = StoreClient(store, token) if isinstance(store, str) else store
         self.signers = tuple(_loaded(signer) for signer in signers)
         self._origins = dict(origins or {})
         self._now_ms = now_ms
         self._valid_ms = int(valid_seconds * 1000)
+        self._traceparent = traceparent
 
     def close(self) -> None:
         """Close the connection to the store."""
@@ -237,7 +241,12 @@ class Publisher:
         told = _told(progress, 0, total, total)
         blobs = change.blobs.values()
         self.store.put_blobs(change.environment, blobs, lambda sent: told(sent, total))
-        submission = self.store.submit(change.environment, change.envelope, dry_run=dry_run)
+        submission = self.store.submit(
+            change.environment,
+            change.envelope,
+            dry_run=dry_run,
+            traceparent=trace_of(change.statement().reason),
+        )
         if submission.pending and not dry_run:
             raise ThresholdNotReached(
                 f"{change.environment}: expected {submission.threshold} signatures, found"
@@ -267,7 +276,7 @@ class Publisher:
             changes,
             created_at=now_ms,
             not_after=now_ms + self._valid_ms,
-            reason=proposal.reason,
+            reason=with_trace(proposal.reason, self._traceparent()),
             verb=proposal.verb,
         )
         digests = {change.digest for change in changes}
