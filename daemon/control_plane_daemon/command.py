@@ -64,6 +64,7 @@ def daemon(
 ) -> None:
     """Follow logs, verify every entry, and keep the replicas of this node."""
     set_up_logging()
+    manager = ServiceManager.take_from(os.environ)
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     root = Path(writer_root(replica))
     for environment in environments:
@@ -71,7 +72,7 @@ def daemon(
     if manifests is not None:
         if not manifests.is_dir():
             raise NotFound(f"{manifests}: expected a folder of manifests, found none")
-        _run_from(manifests, state, root, environments or (DEVELOPMENT,))
+        _run_from(manifests, state, root, environments or (DEVELOPMENT,), manager)
         return
     if store is None or trust is None:
         missing = "--store" if store is None else "--trust"
@@ -88,25 +89,33 @@ def daemon(
         root=root,
         environments=environments or tuple(sorted(enrolment.checkpoints)),
     )
-    asyncio.run(_run(settings))
+    asyncio.run(_run(settings, manager))
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, manager: ServiceManager) -> None:
     stop = stop_on_signals(asyncio.get_running_loop())
-    await run(settings, _say_ready, stop, manager=ServiceManager.of(os.environ))
+    await run(settings, _say_ready, stop, manager=manager)
 
 
 def _run_from(
-    manifests: Path, folder: Path | None, root: Path, environments: tuple[str, ...]
+    manifests: Path,
+    folder: Path | None,
+    root: Path,
+    environments: tuple[str, ...],
+    manager: ServiceManager,
 ) -> None:
     from control_plane_daemon.embedded import default_state, prepare
 
     state = prepare(folder or default_state(manifests), environments)
-    asyncio.run(_follow_folder(manifests, state, root, environments))
+    asyncio.run(_follow_folder(manifests, state, root, environments, manager))
 
 
 async def _follow_folder(
-    manifests: Path, state: State, root: Path, environments: tuple[str, ...]
+    manifests: Path,
+    state: State,
+    root: Path,
+    environments: tuple[str, ...],
+    manager: ServiceManager,
 ) -> None:
     """Run the store, publish the folder into it, and follow it like any other."""
     from control_plane.publish.client import StoreClient
@@ -139,7 +148,7 @@ async def _follow_folder(
             environments=environments,
             development=True,
         )
-        await run(settings, _say_ready, stop, beside, ServiceManager.of(os.environ))
+        await run(settings, _say_ready, stop, beside, manager)
 
 
 def _say_ready(environment: str, generation: int) -> None:

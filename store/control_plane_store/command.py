@@ -130,7 +130,7 @@ async def _serve(
     context = None
     if tls_certificate is not None and tls_key is not None:
         context = tls_context(tls_certificate, tls_key)
-    manager = ServiceManager.of(os.environ)
+    manager = ServiceManager.take_from(os.environ)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

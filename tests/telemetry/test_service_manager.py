@@ -44,7 +44,7 @@ def environ(listening: Listening, **more: str) -> dict[str, str]:
 
 
 def test_ready_status_and_stopping_are_told_in_order(listening: Listening) -> None:
-    manager = ServiceManager.of(environ(listening))
+    manager = ServiceManager.take_from(environ(listening))
     manager.ready()
     manager.status("production at\ngeneration 7")
     manager.stopping()
@@ -52,18 +52,24 @@ def test_ready_status_and_stopping_are_told_in_order(listening: Listening) -> No
     assert told == ["READY=1", "STATUS=production at generation 7", "STOPPING=1"]
 
 
+def test_no_child_process_can_speak_for_the_one_that_was_asked(listening: Listening) -> None:
+    asked = environ(listening, WATCHDOG_USEC="20000", WATCHDOG_PID="1", PATH="/bin")
+    ServiceManager.take_from(asked)
+    assert asked == {"PATH": "/bin"}
+
+
 def test_a_name_that_begins_with_at_is_an_abstract_one(tmp_path: Path) -> None:
     name = f"control-plane-{tmp_path.name}"
     made = Listening(f"\0{name}")
     try:
-        ServiceManager.of({"NOTIFY_SOCKET": f"@{name}"}).ready()
+        ServiceManager.take_from({"NOTIFY_SOCKET": f"@{name}"}).ready()
         assert made.told() == "READY=1"
     finally:
         made.socket.close()
 
 
 async def test_signs_of_life_come_for_as_long_as_the_block_runs(listening: Listening) -> None:
-    manager = ServiceManager.of(environ(listening, WATCHDOG_USEC="20000"))
+    manager = ServiceManager.take_from(environ(listening, WATCHDOG_USEC="20000"))
     async with manager.attended():
         told = [await asyncio.to_thread(listening.told) for _ in range(3)]
     assert told == ["WATCHDOG=1"] * 3
@@ -74,7 +80,9 @@ async def test_signs_of_life_come_for_as_long_as_the_block_runs(listening: Liste
 
 
 async def test_a_watchdog_meant_for_another_process_gets_no_signs(listening: Listening) -> None:
-    manager = ServiceManager.of(environ(listening, WATCHDOG_USEC="1000", WATCHDOG_PID="1"), pid=2)
+    manager = ServiceManager.take_from(
+        environ(listening, WATCHDOG_USEC="1000", WATCHDOG_PID="1"), pid=2
+    )
     async with manager.attended():
         await asyncio.sleep(0.05)
     assert listening.silent()
@@ -82,18 +90,18 @@ async def test_a_watchdog_meant_for_another_process_gets_no_signs(listening: Lis
 
 @pytest.mark.parametrize("usec", ["", "soon", "-5", "0", "1.5"])
 async def test_an_interval_out_of_form_is_no_watchdog(listening: Listening, usec: str) -> None:
-    async with ServiceManager.of(environ(listening, WATCHDOG_USEC=usec)).attended():
+    async with ServiceManager.take_from(environ(listening, WATCHDOG_USEC=usec)).attended():
         await asyncio.sleep(0.01)
     assert listening.silent()
 
 
 def test_without_a_service_manager_nothing_is_sent_and_nothing_fails(tmp_path: Path) -> None:
-    ServiceManager.of({}).ready()
-    ServiceManager.of({"NOTIFY_SOCKET": str(tmp_path / "gone")}).stopping()
+    ServiceManager.take_from({}).ready()
+    ServiceManager.take_from({"NOTIFY_SOCKET": str(tmp_path / "gone")}).stopping()
 
 
 def test_a_service_manager_that_does_not_listen_holds_nobody_up(listening: Listening) -> None:
-    manager = ServiceManager.of(environ(listening))
+    manager = ServiceManager.take_from(environ(listening))
     for _ in range(5000):
         manager.alive()
     assert listening.told() == "WATCHDOG=1"

@@ -5,6 +5,7 @@
 - Signs of life are sent at half the interval that ``WATCHDOG_USEC`` gives, as
   sd_watchdog_enabled(3) advises, by the event loop itself: a loop that hangs stops sending, and is
   ended and started again. With a ``WATCHDOG_PID`` of another process none are sent.
+- Who takes the variables takes them away, so that no child process speaks for its parent.
 - A service manager that does not listen is none of a service's trouble: a message that cannot be
   sent is dropped.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager, suppress
 
 
@@ -30,11 +31,11 @@ class ServiceManager:
         self._watchdog_seconds = watchdog_seconds
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], pid: int | None = None) -> ServiceManager:
-        """The one that the environment names; ``pid`` is ours by default."""
-        address = environ.get("NOTIFY_SOCKET") or None
-        meant = environ.get("WATCHDOG_PID")
-        usec = environ.get("WATCHDOG_USEC", "")
+    def take_from(cls, environ: MutableMapping[str, str], pid: int | None = None) -> ServiceManager:
+        """The one that the environment names, and names no longer; ``pid`` is ours by default."""
+        address = environ.pop("NOTIFY_SOCKET", "") or None
+        meant = environ.pop("WATCHDOG_PID", None)
+        usec = environ.pop("WATCHDOG_USEC", "")
         mine = meant is None or meant == str(os.getpid() if pid is None else pid)
         seconds = int(usec) / 1e6 if usec.isascii() and usec.isdigit() and mine else 0.0
         return cls(address, seconds or None)
