@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from control_plane import ControlPlaneClient, RegistryManager
 from control_plane.errors import ManifestInvalid
+from control_plane.manifests.linting import Known, lint
 from control_plane.registries.overrides import FIELDS, Applied, fits
 from control_plane.replica.reader import OPEN
 from control_plane.schemas import schema
@@ -195,3 +196,19 @@ SCHEMAS = st.fixed_dictionaries(
 @given(VALUES, SCHEMAS)
 def test_what_fits_is_what_json_schema_says(value: Any, declared: dict[str, Any]) -> None:
     assert fits(value, declared) is jsonschema_rs.is_valid(declared, value)
+
+
+def test_a_flag_that_nobody_published_is_advised_about() -> None:
+    metadata = {**AGENT["metadata"], "channel_flag": "rings"}  # type: ignore[dict-item]
+    known = Known(0.0, {"length": None, "ring": None})
+    advice = lint({"kind": "agent", "name": "support", "metadata": metadata}, known)
+    assert [str(each) for each in advice] == [
+        (
+            "agent/support: expected a flag that is published, found none called warmth at"
+            " metadata.overridable.temperature.flag"
+        ),
+        (
+            "agent/support: expected a flag that is published, found none called rings;"
+            " did you mean ring? at metadata.channel_flag"
+        ),
+    ]

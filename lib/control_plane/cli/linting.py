@@ -103,7 +103,8 @@ def advise(
     """Advice about documents that go into an environment, which may hold what they ask for."""
     from control_plane.log.statements import Key
     from control_plane.manifests.environments import merged_flag
-    from control_plane.manifests.linting import asked_flags, asked_segments
+    from control_plane.manifests.linting import asked_flags, asked_segments, flags_of_version
+    from control_plane.names import VERSIONED_KINDS
 
     given = known_of((item.document for item in files), context_file(paths))
     flags, segments = dict(given.flags), set(given.segments)
@@ -113,6 +114,9 @@ def advise(
             merged = merged_flag(item.document["metadata"], environment)
             asked |= {Key("flag", name) for name in asked_flags(merged) if name not in flags}
             asked |= {Key("segment", name) for name in asked_segments(merged) - segments}
+        elif item.document["kind"] in VERSIONED_KINDS:
+            named = flags_of_version(item.document["metadata"]).values()
+            asked |= {Key("flag", name) for name in named if name not in flags}
     if asked:
         for key, head in author.heads(environment, sorted(asked)).items():
             if head.live and key.kind == "flag":

@@ -1,11 +1,12 @@
-"""What is allowed in a flag or segment, and is probably not meant.
+"""What is allowed in a manifest, and is probably not meant.
 
 Nothing here refuses a document: `validation` does. Advice is given for
 
 - a rule that is never reached, since one before it matches everybody, or whenever it does;
 - a rule whose schedule is over, a range that no number is in, an entry of weight 0, a split that
   one variant has to itself, a variant that nothing serves;
-- a segment or flag nobody published, and a variant that the flag asked for does not have;
+- a segment or flag nobody published, and a variant that the flag asked for does not have; also a
+  flag that shall choose an agent's or tool's channel or change an agent's field;
 - an attribute the context's schema does not declare, with the nearest name it has, a word that
   its type cannot answer, and a value outside its ``enum``.
 
@@ -41,6 +42,7 @@ from control_plane.feature_flags.definition import (
     parse_segment_rules,
 )
 from control_plane.manifests.environments import environments_of, merged_flag
+from control_plane.registries.overrides import CHANNEL_FLAG, OVERRIDABLE
 
 _NUMERIC: Final = (GT, GTE, LT, LTE)
 _TEXTUAL: Final = ("starts_with", "ends_with", "contains", "semver")
@@ -73,7 +75,7 @@ class Known:
 
 
 def lint(document: Mapping[str, Any], known: Known, environment: str | None = None) -> list[Advice]:
-    """Advice about a flag or segment that was found valid; none for other kinds.
+    """Advice about a document that was found valid; none for configs.
 
     A flag is looked at as ``environment`` sees it; None: as each environment it names does, and
     one it does not name.
@@ -92,7 +94,12 @@ def lint(document: Mapping[str, Any], known: Known, environment: str | None = No
         ]
         return [Advice(reference, place, sentence) for place, sentence in found]
     if document["kind"] != "flag":
-        return []
+        asked = flags_of_version(document["metadata"]).items()
+        return [
+            Advice(reference, place, _unknown("flag", name, known.flags))
+            for place, name in asked
+            if name not in known.flags
+        ]
     wanted = [environment] if environment is not None else [None, *environments_of(document)]
     said: dict[tuple[str, str], None] = {}
     merged = [merged_flag(document["metadata"], each) for each in wanted]
@@ -101,6 +108,15 @@ def lint(document: Mapping[str, Any], known: Known, environment: str | None = No
     for each in merged:
         said |= dict.fromkeys((*_of_flag(each, known), *_of_variants(each, served)))
     return [Advice(reference, place, sentence) for place, sentence in said]
+
+
+def flags_of_version(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The flags that decide about an agent's or tool's version, by the place that names them."""
+    fields = metadata.get(OVERRIDABLE, {})
+    named = {f"metadata.{OVERRIDABLE}.{field}.flag": fields[field]["flag"] for field in fields}
+    if CHANNEL_FLAG in metadata:
+        named[f"metadata.{CHANNEL_FLAG}"] = metadata[CHANNEL_FLAG]
+    return named
 
 
 def asked_flags(metadata: Mapping[str, Any]) -> dict[str, frozenset[str]]:
