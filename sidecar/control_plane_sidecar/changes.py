@@ -19,6 +19,7 @@ from time import time
 from typing import Final
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from control_plane.client import ControlPlaneClient, Health
 from control_plane.replica.header import (
@@ -63,7 +64,7 @@ class Changes:
         self.stopping = False
         self.flags = Flags(0, 0)
         self.health: Health = client.health()
-        self.headers: dict[str, str] = {}
+        self.headers: CIMultiDict[str] = CIMultiDict()
         self.look()
 
     async def run(self, application: web.Application) -> AsyncIterator[None]:
@@ -91,7 +92,7 @@ class Changes:
         self.health = health = self._client.health()
         words = self._client.source.words
         generation = str(words[8 * GENERATION])
-        headers = {GENERATION_HEADER: generation}
+        headers = CIMultiDict({"Content-Type": "application/json", GENERATION_HEADER: generation})
         if health.stale:
             headers[STALE_HEADER] = "true"
         self.headers = headers

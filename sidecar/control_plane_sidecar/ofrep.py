@@ -38,6 +38,7 @@ UNKNOWN: Final = "UNKNOWN"
 EVENTS_PATH: Final = "/ofrep/v1/events"
 INACTIVITY_SECONDS: Final = 120
 MAX_SECONDS_DIGITS: Final = 16
+MAX_KEPT: Final = 4_096
 
 EVENT_STREAMS: Final = [
     {
@@ -134,6 +135,41 @@ def answer(key: str, details: tuple[Any, ...], told: Mapping[str, Any]) -> Answe
     if metadata:
         body["metadata"] = metadata
     return Answer(200, body, variant)
+
+
+class Answered(NamedTuple):
+    """An answer's bytes, with what they were made of."""
+
+    value: Any
+    told: Mapping[str, Any]
+    status: int
+    body: bytes
+    variant: str | None
+
+
+class Bodies:
+    """Answers as bytes, kept: most are given again and again.
+
+    A kept one is given only for the very objects it was made of, which never change.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str | None, str], Answered] = {}
+
+    def answer(self, key: str, details: tuple[Any, ...], told: Mapping[str, Any]) -> Answered:
+        """As the function `answer`, in bytes."""
+        value, variant, reason, _, error, _ = details
+        place = (key, variant, reason)
+        kept = self._kept.get(place)
+        if kept is not None and kept.value is value and kept.told is told:
+            return kept
+        found = answer(key, details, told)
+        answered = Answered(value, told, found.status, dumped(found.body), found.variant)
+        if error is None:
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[place] = answered
+        return answered
 
 
 def failure(code: str, details: str | None = None, key: str | None = None) -> dict[str, Any]:
