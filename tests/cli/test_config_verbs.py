@@ -274,6 +274,8 @@ def test_promote_carries_a_namespace_with_its_tenants_and_nothing_else(published
     ]
     assert digests[0] == digests[1]
     assert published(*carry, "nothing").code == 1
+    assert published(*carry, "database@globex").code == 2
+    assert published("config", "diff", "databse", "-e", "production", "--at", 1).code == 1
 
 
 def test_preflight_shows_what_changes_and_refuses_above_its_bound(

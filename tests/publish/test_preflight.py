@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.configs.layers import Merged, same
+from control_plane.configs.layers import Merged, flatten, same
 from control_plane.configs.merged import ABSENT
 from control_plane.errors import Refused
 from control_plane.publish.config_edits import merged_tree, with_tree, with_value
-from control_plane.publish.preflight import between, impact, merged_leaves, spaces
+from control_plane.publish.preflight import between, impact, spaces
 
 
 def config(name: str, **metadata: Any) -> dict[str, Any]:
@@ -101,7 +101,8 @@ def test_what_moves_is_what_whole_merges_of_each_tenant_say(one: Any, other: Any
     found = impact(before, after, "production")
     counts = {each.tenant: each.count for each in found.tenants}
     for tenant in ("", "t", "u"):
-        sides = [merged_leaves(side, "production", tenant) for side in (before, after)]
+        trees = [Merged(each, [], "production").tree(tenant) for each in (one, other)]
+        sides = [flatten(tree, ("app",)) for tree in trees]
         moved = [
             path
             for path in {*sides[0], *sides[1]}

@@ -131,6 +131,7 @@ def edit(
     """
     from control_plane.publish.config_edits import changed_keys, layer_of, merged_tree, with_tree
 
+    _namespace(name)
     with _editing(given, environment, name) as (author, standing, documents):
         layer = layer_of(documents, name, environment, tenant)
         text = _text(name, merged_tree(documents, environment, tenant), layer.label)
@@ -190,7 +191,7 @@ def promote(
 
     if source == target:
         raise click.UsageError(f"expected two environments, found {source} twice")
-    namespace = tenant_of(name)[0]
+    namespace = _namespace(name)
 
     def chosen(changes: Mapping[Key, Change]) -> list[Change]:
         found = [
@@ -206,6 +207,16 @@ def promote(
         chosen, source, target, reason=reason, dry_run=dry_run, atomic=True, take_over=take_over,
         out=out, as_json=as_json, given=given,
     )  # fmt: skip
+
+
+def _namespace(name: str) -> str:
+    """The name itself; that of a tenant's document would stand for more than it says."""
+    namespace, at, tenant = name.partition("@")
+    if at:
+        raise click.UsageError(
+            f"expected a namespace, found {name}; name {namespace}, with --tenant {tenant} to edit"
+        )
+    return namespace
 
 
 @contextmanager

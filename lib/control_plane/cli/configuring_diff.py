@@ -26,6 +26,7 @@ from control_plane.cli.output import print_json, progress
 from control_plane.cli.settings import publisher, settings, store_options
 from control_plane.configs.layers import same
 from control_plane.configs.merged import ABSENT
+from control_plane.errors import NotFound
 
 if TYPE_CHECKING:
     from control_plane.cli.files import DocumentFile
@@ -42,6 +43,19 @@ class Three:
     pulled: Any
     files: Any
     live: Any
+
+    @property
+    def alike(self) -> bool:
+        """Whether it is one value on all three sides."""
+        return same(self.pulled, self.files) and same(self.files, self.live)
+
+    def says(self, other: Three) -> bool:
+        """Whether another says the very same."""
+        return (
+            same(self.pulled, other.pulled)
+            and same(self.files, other.files)
+            and same(self.live, other.live)
+        )
 
     @property
     def verdict(self) -> str:
@@ -116,9 +130,10 @@ def diff(
             return _of_files(found, reader, environment, files, names, as_json)
         if source and target:
             before, after = (spaces(_live(reader, each)) for each in (target, source))
+            _require(names, before, after)
             told = impact(before, after, target, source)
         else:
-            told = _of_generations(found, reader, str(environment), generations)
+            told = _of_generations(found, reader, str(environment), generations, names)
     return _shown(told, as_json, names)
 
 
@@ -133,6 +148,7 @@ def _of_generations(
     reader: Publisher,
     environment: str,
     generations: tuple[int, ...],
+    names: tuple[str, ...],
 ) -> Impact:
     from control_plane.cli.configuring_sources import configs_at, verified_history
     from control_plane.publish.preflight import impact, spaces
@@ -141,6 +157,7 @@ def _of_generations(
     first, *later = sorted(generations)
     last = later[0] if later else history.position.generation
     sides = [spaces(configs_at(reader, history, each)) for each in (first, last)]
+    _require(names, *sides)
     return impact(sides[0], sides[1], environment)
 
 
@@ -155,6 +172,7 @@ def _of_tenants(
 
     one, other = tenants if len(tenants) == 2 else ("", tenants[0])
     side = spaces(_live(reader, environment))
+    _require(names, side)
     changes = [
         change for change in between(side, environment, one, other) if _wanted(change.path, names)
     ]
@@ -186,6 +204,7 @@ def _of_files(
     read = read_documents(files)
     given = configs_of(read)
     live = live_configs(reader, environment, given)
+    _require(names, spaces(live), spaces(given))
     moved = list(_pulled_past(found, reader, environment, read))
     if moved:
         pulled = spaces([*live, *moved])
@@ -236,21 +255,27 @@ def _pulled_past(
 
 def _three(pulled: Any, files: Any, live: Any, environment: str) -> Iterator[tuple[str, Three]]:
     """Every value of the base that is not one on all three sides, then each tenant's own."""
-    from control_plane.publish.preflight import merged_leaves, tenants_of
+    from control_plane.publish.preflight import own_leaves
 
-    shown: set[tuple[str, ...]] = set()
-    for tenant in ("", *sorted(tenants_of(pulled) | tenants_of(files) | tenants_of(live))):
-        sides = [merged_leaves(side, environment, tenant) for side in (pulled, files, live)]
-        for path in sorted({*sides[0], *sides[1], *sides[2]}):
-            values = [side.get(path, ABSENT) for side in sides]
-            if same(values[0], values[1]) and same(values[1], values[2]):
+    sides = [own_leaves(side, environment) for side in (pulled, files, live)]
+
+    def three(path: str, tenant: str) -> Three:
+        values = (side.get(tenant, {}).get(path, side[""].get(path, ABSENT)) for side in sides)
+        return Three(path, *values)
+
+    for tenant in sorted({each for side in sides for each in side}):
+        for path in sorted({path for side in sides for path in side.get(tenant, ())}):
+            found = three(path, tenant)
+            if found.alike or (tenant and found.says(three(path, ""))):
                 continue
-            what = (path, *map(value_text, values))
-            if tenant and what in shown:
-                continue  # it has this with the base
-            if not tenant:
-                shown.add(what)
-            yield tenant, Three(path, *values)
+            yield tenant, found
+
+
+def _require(names: tuple[str, ...], *sides: Mapping[str, Any]) -> None:
+    """A NAME that no side has is a mistake, not something without a difference."""
+    for name in names:
+        if not any(name.removeprefix("config/") in side for side in sides):
+            raise NotFound(f"config/{name.removeprefix('config/')}: expected it, found none")
 
 
 def _wanted(path: str, names: tuple[str, ...]) -> bool:

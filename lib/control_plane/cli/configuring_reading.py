@@ -12,6 +12,7 @@ from control_plane.cli.configuring_report import key_text, value_text
 from control_plane.cli.output import print_json, when
 from control_plane.cli.settings import publisher, settings, store_options
 from control_plane.errors import KeyNotFoundError, NotFound
+from control_plane.shown import shown
 
 if TYPE_CHECKING:
     from control_plane.configs.origin import Origin
@@ -144,7 +145,7 @@ def origin(
     )  # fmt: skip
     for name, value in rows:
         if value is not None:
-            click.echo(f"{name:<12}{value}")
+            click.echo(f"{name:<12}{shown(value)}")
 
 
 def _origin_json(told: Origin) -> dict[str, Any]:

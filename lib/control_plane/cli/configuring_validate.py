@@ -16,6 +16,7 @@ import click
 from control_plane.cli.arguments import checked_environment
 from control_plane.cli.output import print_json
 from control_plane.errors import InputInvalid, ManifestInvalid
+from control_plane.names import MANIFEST_KINDS
 
 if TYPE_CHECKING:
     from control_plane.manifests.loader import Document
@@ -98,7 +99,8 @@ def _read(paths: Iterable[str]) -> tuple[list[Document], list[Wrong]]:
     for path in find_files(paths):
         try:
             document = load_file(path)
-            if not isinstance(document.value, dict) or document.value.get("kind") != "config":
+            kind = document.value.get("kind")
+            if kind != "config" and isinstance(kind, str) and kind in MANIFEST_KINDS:
                 continue
             validate_document(document)
         except ManifestInvalid as error:

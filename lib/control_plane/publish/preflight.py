@@ -28,6 +28,9 @@ MAX_TENANTS: Final = 50
 Spaces = Mapping[str, Documents]
 """The manifests of each namespace."""
 
+Leaves = dict[str, dict[str, Any]]
+"""Values by path, of each tenant."""
+
 
 @dataclass(frozen=True, slots=True)
 class LeafChange:
@@ -170,15 +173,17 @@ def between(side: Spaces, environment: str | None, one: str, other: str) -> list
     return found
 
 
-def merged_leaves(side: Spaces, environment: str | None, tenant: str) -> dict[str, Any]:
-    """Every merged leaf that a tenant sees, by path; the empty name is the base."""
+def own_leaves(side: Spaces, environment: str | None) -> Leaves:
+    """The base's merged leaves, under the empty name, and each tenant's own, by path.
+
+    A tenant's is ``ABSENT`` where it hides the base's.
+    """
     configuration = _configuration(side, environment)
-    found: dict[str, Any] = {}
-    for name in sorted(side):
-        leaves = _by_tenant(configuration, name)
-        found |= leaves.get(BASE_TENANT, {})
-        found |= leaves.get(tenant, {}) if tenant else {}
-    return {path: value for path, value in found.items() if value is not ABSENT}
+    found: Leaves = {BASE_TENANT: {}}
+    for name in side:
+        for tenant, leaves in _by_tenant(configuration, name).items():
+            found.setdefault(tenant, {}).update(leaves)
+    return found
 
 
 def _configuration(side: Spaces, environment: str | None) -> Configuration:
@@ -223,9 +228,6 @@ def tenants_of(side: Spaces) -> set[str]:
             found.update(base["metadata"].get("tenants", {}))
         found.update(tenant_of(each["name"])[1] for each in documents)
     return found
-
-
-Leaves = dict[str, dict[str, Any]]
 
 
 def _by_tenant(configuration: Configuration, name: str) -> Leaves:
