@@ -99,10 +99,12 @@ CALLS = {
         "counts": "",
         "delete": "target, *, publisher, reason=''",
         "deprecate": "target, reason, successor=None, *, publisher",
+        "flag_definition": "name",
         "get_agent": "name, version=None, tenant_id=None",
         "get_tool": "name, version=None, tenant_id=None",
         "list_agents": "",
         "list_tools": "",
+        "load_lock": "path, tenant_id=None",
         "pinned_to": "view, flags",
         "publish": "manifest, channel='stable', *, publisher, reason=''",
         "refresh": "",
@@ -110,6 +112,7 @@ CALLS = {
             "kind, *, name=None, owner=None, category=None, capability=None, tag=None, text=None, "
             "channel=None, limit=100, cursor=None"
         ),
+        "trust": "",
         "validate_tool_compatibility": "tool, tools",
         "yank": "target, reason, successor=None, *, publisher",
     },
