@@ -102,3 +102,9 @@ def test_a_tools_channel_can_be_chosen_alike(kit: ReplicaKit) -> None:
     kit.put_tool({"name": "t", "version": "2.0.0", "metadata": {"description": "d"}}, "canary")
     assert kit.registry.get_tool("t", tenant_id="acme").version == "2.0.0"
     assert kit.registry.get_tool("t").version == "1.0.0"
+
+
+def test_a_channel_whose_version_is_gone_leaves_stable_as_it_is(kit: ReplicaKit) -> None:
+    kit._change(lambda documents: documents.with_channel("agent", "support", "9.9.9", "canary"))
+    assert kit.registry.get_agent("support", tenant_id="acme").version == "1.0.0"
+    assert kit.registry.get_agent("support").version == "1.0.0"

@@ -51,6 +51,8 @@ def test_everything_is_listed_by_name_and_then_by_version(kit: ReplicaKit) -> No
         ({"tag": "Größe"}, ["crm"]),
         ({"text": "ORDERS finds"}, ["order_tool"]),
         ({"text": "größe"}, ["crm"]),
+        ({"text": "order_tool"}, ["order_tool"]),
+        ({"text": "does \\"it"}, []),
         ({"text": "platform"}, []),
         ({"channel": "stable", "name": "crm_tool"}, ["crm_tool"]),
         ({"category": "crm", "tag": "customer", "text": "notes"}, ["crm_tool"]),

@@ -651,10 +651,15 @@ def _of_channel(view: View, kind: str, name: str, known: Known) -> Loaded:
         return stable
     channels = {}
     for channel, pointed in channels_of(view, kind, name).items():
-        if channel != STABLE:
+        if channel == STABLE:
+            continue
+        try:
             other = _of_version(view, kind, name, pointed, known)
-            if other.status.get("status") != YANKED:
-                channels[channel] = other
+        except NotFound:
+            # Deleted, or held back on this node: nobody is sent there, and stable is not harmed.
+            continue
+        if other.status.get("status") != YANKED:
+            channels[channel] = other
     stable.offer(channels)
     return stable
 

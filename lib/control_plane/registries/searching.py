@@ -114,8 +114,9 @@ class Wanted:
         if self.words:
             lower = raw.lower()
             for word in self.words:
-                # Of other letters bytes know no case, and a quote is written otherwise.
-                if word.isascii() and word.isalnum() and word.encode() not in lower:
+                # Of other letters bytes know no case, and these two are written otherwise.
+                plain = word.isascii() and '"' not in word and "\\" not in word
+                if plain and word.isprintable() and word.encode() not in lower:
                     return False
         return True
 
