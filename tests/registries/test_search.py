@@ -52,7 +52,7 @@ def test_everything_is_listed_by_name_and_then_by_version(kit: ReplicaKit) -> No
         ({"text": "ORDERS finds"}, ["order_tool"]),
         ({"text": "größe"}, ["crm"]),
         ({"text": "order_tool"}, ["order_tool"]),
-        ({"text": "does \\"it"}, []),
+        ({"text": 'does "it'}, []),
         ({"text": "platform"}, []),
         ({"channel": "stable", "name": "crm_tool"}, ["crm_tool"]),
         ({"category": "crm", "tag": "customer", "text": "notes"}, ["crm_tool"]),
