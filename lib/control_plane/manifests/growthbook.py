@@ -34,6 +34,7 @@ from typing import Any, Final
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.bucketings import GROWTHBOOK_1, GROWTHBOOK_2, split_ends
 from control_plane.feature_flags.compile import VARIANTS, Compiler, PlainContext
+from control_plane.feature_flags.table import MAX_PREREQUISITES
 from control_plane.manifests.conditions import Condition, all_of, any_of, asks, none_of
 from control_plane.manifests.growthbook_conditions import Conditions, check_attribute, refuse
 from control_plane.manifests.imported import Imported, Path, Problem
@@ -168,6 +169,8 @@ class _Features:
             refuse(where, "a feature that is in the file", key)
         if key in self._asking:
             refuse(where, "features that do not ask each other in a ring", key)
+        if len(self._asking) >= MAX_PREREQUISITES:
+            refuse(where, f"features that ask each other at most {MAX_PREREQUISITES} deep", key)
         try:
             return self.carried(key)
         except ManifestInvalid:

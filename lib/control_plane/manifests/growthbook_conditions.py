@@ -43,6 +43,9 @@ from control_plane.manifests.imported import Path
 MAX_LEVELS: Final = 100
 """Conditions and saved groups in each other; ours may be 16 deep, saved groups may go round."""
 
+MAX_CONDITIONS: Final = 10_000
+"""Conditions of one feature with its saved groups written out; groups may double at each level."""
+
 _MANY: Final = 1000
 _SCALARS: Final = (str, int, float, bool)
 _ORDERS: Final = {"$lt": "lt", "$lte": "lte", "$gt": "gt", "$gte": "gte"}
@@ -60,6 +63,7 @@ class Conditions:
         self._groups = groups
         self._lists = lists
         self._level = 0
+        self._left = MAX_CONDITIONS
         self.changes: list[str] = []
 
     def when(self, condition: Any, where: Path) -> Condition:
@@ -73,6 +77,9 @@ class Conditions:
         self._level += 1
         if self._level > MAX_LEVELS:
             refuse(where, f"conditions at most {MAX_LEVELS} deep, and no group inside itself", ...)
+        self._left -= 1
+        if self._left < 0:
+            refuse(where, f"at most {MAX_CONDITIONS} conditions with saved groups written out", ...)
         found = all_of(
             *(self._entry(name, operand, (*where, name)) for name, operand in condition.items())
         )

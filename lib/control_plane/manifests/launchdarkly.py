@@ -74,6 +74,9 @@ _TARGET: Final = frozenset(("contextKind", "variation", "values"))
 _SEGMENT_RULE: Final = frozenset(("id", "clauses", "weight", "bucketBy", "rolloutContextKind"))
 _WHOLE: Final = 100_000
 _MAX_LISTED: Final = 500
+_MAX_LEVELS: Final = 16
+_MAX_WRITTEN_OUT: Final = 1_000
+"""Segments inside one segment, each as often as it is asked; they may double at each level."""
 _NO_NAME: Final = re.compile(r"[^a-z0-9_.-]")
 
 
@@ -103,6 +106,7 @@ class _File:
         self._values = _part(value, "flagValues")
         self._attributes = Attributes(frozenset(_kinds(value)), lists)
         self._rename = rename
+        self._left = _MAX_WRITTEN_OUT
         self._problems: list[Problem] = []
         self._changes: list[Problem] = []
         self._notes: dict[str, None] = {MAPPING: None}
@@ -197,6 +201,7 @@ class _File:
     # Segments.
 
     def _segment(self, segment: dict[str, Any], where: Path) -> tuple[dict[str, Any], Clauses]:
+        self._left = _MAX_WRITTEN_OUT
         clauses = Clauses(self._attributes, lambda key, at: self._inside(key, at, ()))
         included, excluded, rules = self._parts_of(segment, where, clauses, (segment["key"],))
         metadata: dict[str, Any] = {}
@@ -290,6 +295,11 @@ class _File:
             return False
         if key in inside:
             raise refused(where, f"segments without a ring, found {key!r} in itself")
+        if len(inside) > _MAX_LEVELS:
+            raise refused(where, f"segments at most {_MAX_LEVELS} deep, found {key!r} deeper")
+        self._left -= 1
+        if self._left < 0:
+            raise refused(where, f"at most {_MAX_WRITTEN_OUT} segments in one, found more")
         place, segment = self._segments[key]
         clauses = Clauses(self._attributes, lambda other, at: self._inside(other, at, inside))
         included, excluded, rules = self._parts_of(segment, place, clauses, (*inside, key))

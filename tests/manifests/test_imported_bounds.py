@@ -1,0 +1,76 @@
+"""Files whose parts rest on each other too often or too deep are refused part by part, and soon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from control_plane.feature_flags.table import MAX_PREREQUISITES
+from control_plane.manifests.growthbook import import_growthbook
+from control_plane.manifests.imported import Imported
+from control_plane.manifests.launchdarkly import import_launchdarkly
+from control_plane.manifests.loader import Document
+
+DEEP = 1500
+
+
+def growthbook(features: dict[str, Any], groups: dict[str, Any] | None = None) -> Imported:
+    value = {"features": features, "savedGroups": groups or {}}
+    return import_growthbook(Document(value, "features.json", b"{}"))
+
+
+def asking(name: str) -> dict[str, Any]:
+    parents = [{"id": name, "condition": {"value": True}}]
+    return {"defaultValue": True, "rules": [{"force": False, "parentConditions": parents}]}
+
+
+def segment(key: str, *others: str) -> dict[str, Any]:
+    clauses = [
+        {"attribute": "", "op": "segmentMatch", "values": [other], "negate": False}
+        for other in others
+    ]
+    rules = [{"clauses": [clause]} for clause in clauses]
+    return {"key": key, "version": 1, "salt": "s", "included": ["u1"], "rules": rules}
+
+
+def segments(*found: dict[str, Any]) -> Imported:
+    value = {"flags": {}, "segments": {each["key"]: each for each in found}}
+    return import_launchdarkly(Document(value, "flags.json", b"{}"))
+
+
+def test_features_of_growthbook_may_ask_each_other_as_deep_as_flags_may() -> None:
+    chain = {f"f{n}": asking(f"f{n + 1}") for n in range(MAX_PREREQUISITES - 1)}
+    last = {f"f{MAX_PREREQUISITES - 1}": {"defaultValue": True}}
+    found = growthbook({**chain, **last})
+    assert (len(found.documents), found.problems) == (MAX_PREREQUISITES, ())
+
+
+def test_a_chain_of_features_of_growthbook_without_end_is_refused() -> None:
+    chain = {f"f{n}": asking(f"f{n + 1}") for n in range(DEEP)}
+    found = growthbook({**chain, f"f{DEEP}": {"defaultValue": True}, "apart": asking(f"f{DEEP}")})
+    texts = [problem.text for problem in found.problems]
+    assert any("expected features that ask each other at most 64 deep" in text for text in texts)
+    assert "apart" in [document["name"] for document in found.documents]
+
+
+def test_saved_groups_of_growthbook_that_double_are_refused_before_they_are_written_out() -> None:
+    groups: dict[str, Any] = {"g0": {"type": "condition", "condition": {"a": 1}}}
+    for number in range(1, 40):
+        inner = {"$savedGroup": {"id": f"g{number - 1}"}}
+        groups[f"g{number}"] = {"type": "condition", "condition": {"$or": [inner, inner]}}
+    rule = {"force": False, "condition": {"$savedGroup": {"id": "g39"}}}
+    found = growthbook({"f": {"defaultValue": True, "rules": [rule]}}, groups)
+    [problem] = found.problems
+    assert "expected at most 10000 conditions with saved groups written out" in problem.text
+
+
+def test_a_chain_of_segments_of_launchdarkly_without_end_is_refused() -> None:
+    chain = [segment(f"s{n}", f"s{n + 1}") for n in range(DEEP)]
+    found = segments(*chain, segment(f"s{DEEP}"))
+    assert "expected segments at most 16 deep" in found.problems[0].text
+    assert f"s{DEEP}" in [document["name"] for document in found.documents]
+
+
+def test_segments_of_launchdarkly_that_double_are_refused_before_they_are_written_out() -> None:
+    ring = [segment(f"s{n}", f"s{n + 1}", f"s{n + 1}") for n in range(15)]
+    found = segments(*ring, segment("s15"))
+    assert "expected at most 1000 segments in one" in found.problems[0].text
