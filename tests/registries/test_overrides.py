@@ -50,6 +50,8 @@ def test_a_flag_changes_the_field_of_the_tenant_it_is_served_to(kit: ReplicaKit)
     warm = kit.registry.get_agent("support", tenant_id="acme")
     assert warm.temperature == 0.9
     assert warm.applied == (Applied("temperature", "warmth", "warm", 0.5, 0.9),)
+    with pytest.raises(AttributeError, match="found a write"):
+        warm.applied[0].new = 2
     assert kit.registry.get_agent("support", tenant_id="calm").temperature == 0.2
 
 

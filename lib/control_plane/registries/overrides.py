@@ -60,6 +60,7 @@ agent has the tools it was approved with.
 """
 
 _OUTSIDE: Any = object()
+_SAME: Any = object()
 
 
 class Applied:
@@ -71,11 +72,23 @@ class Applied:
     __slots__ = ("field", "flag", "new", "old", "variant")
 
     def __init__(self, field: str, flag: str, variant: str, old: Any, new: Any) -> None:
-        self.field = field
-        self.flag = flag
-        self.variant = variant
-        self.old = old
-        self.new = new
+        keep = object.__setattr__
+        keep(self, "field", field)
+        keep(self, "flag", flag)
+        keep(self, "variant", variant)
+        keep(self, "old", old)
+        keep(self, "new", new)
+
+    if TYPE_CHECKING:
+        field: str
+        flag: str
+        variant: str
+        old: Any
+        new: Any
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # One is shared by all callers that a variant changes the same for.
+        raise AttributeError(f"expected to read {name} of what a flag changed, found a write")
 
     def _values(self) -> tuple[Any, ...]:
         return self.field, self.flag, self.variant, self.old, self.new
@@ -193,15 +206,17 @@ def _override(
         return
     # A variant has one value while the flag's record is the same, and in a moment it is.
     key = id(loaded), field, variant
-    new = moment.checked.get(key)
-    if new is None:
-        new = moment.checked[key] = _checked(loaded, field, declared, variant, decided[0])
-    if new is _OUTSIDE:
+    change = moment.checked.get(key)
+    if change is None:
+        new = _checked(loaded, field, declared, variant, decided[0])
+        old = loaded.document["metadata"].get(field)
+        change = Applied(field, flag, variant, old, new)
+        change = moment.checked[key] = new if new is _OUTSIDE else _SAME if new == old else change
+    if change is _OUTSIDE:
         return
     moment.flags.count(flag, variant)
-    old = loaded.document["metadata"].get(field)
-    if new != old:
-        applied.append(Applied(field, flag, variant, old, new))
+    if change is not _SAME:
+        applied.append(change)
 
 
 def _checked(
