@@ -143,6 +143,15 @@ def test_a_bomb_of_references_ends_in_bounded_work() -> None:
     assert compare_schemas(bomb, other).verdict in (UNKNOWN, BREAKING)
 
 
+def test_names_of_any_letters_are_places_too() -> None:
+    names = ("a/b", "a~b", "a b", "%24", "ä", "$ref?")
+    old = {"properties": {name: {"enum": ["x", "y"]} for name in names}}
+    for name in names:
+        new = {"properties": {**old["properties"], name: {"enum": ["x"]}}}
+        assert compare_schemas(new, old).verdict == COMPATIBLE
+        assert compare_schemas(old, new).path == (name,)
+
+
 # Generated pairs: no counterexample to anything called compatible
 
 NAMES = ("a", "b", "ab")

@@ -27,6 +27,8 @@ MAX_DEPTH: Final = 6
 """How deep values are built."""
 MAX_KEPT: Final = 4
 """How many refused values of one place are carried to the places around it."""
+MAX_WEIGHT: Final = 1_000_000
+"""How many values, and members of values, are tried for one pair of schemas."""
 MAX_LENGTH: Final = 1_000
 """The longest text or list that is built."""
 
@@ -74,6 +76,7 @@ class _Values:
     def __init__(self, narrow: Places, wide: Places) -> None:
         self._narrow = narrow
         self._wide = wide
+        self._weight = 0
 
     def refused(self) -> Iterator[Any]:
         """Values that the narrow schema accepts and the wide one does not."""
@@ -91,6 +94,9 @@ class _Values:
         for way in [(), *_ways(plain)]:
             mine = _opened(self._narrow, (*narrow, *way))
             for value in self._candidates(mine, yours, depth):
+                self._weight += 1 + (len(value) if isinstance(value, (dict, list, str)) else 0)
+                if self._weight > MAX_WEIGHT:
+                    break
                 if not all(self._narrow.accepts(each, value) for each in narrow):
                     continue
                 fits = all(self._wide.accepts(each, value) for each in wide)

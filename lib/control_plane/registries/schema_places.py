@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import quote
 
 from control_plane.manifests.json_schema import CompiledSchema, compile_schema
 
@@ -129,4 +128,10 @@ def _behind(places: Places, reference: str) -> Any:
 
 
 def _step(step: str | int) -> str:
-    return quote(str(step).replace("~", "~0").replace("/", "~1"), safe="~")
+    """One step of a JSON pointer (RFC 6901) as part of a fragment (RFC 3986)."""
+    text = str(step).replace("~", "~0").replace("/", "~1")
+    return "".join(
+        character if character.isascii() and (character.isalnum() or character in "-._~") else coded
+        for character in text
+        for coded in ["".join(f"%{byte:02X}" for byte in character.encode())]
+    )
