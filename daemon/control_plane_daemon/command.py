@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from control_plane.cli.settings import tell_of_clear_token
-from control_plane.defaults import writer_root
+from control_plane.defaults import usage_folder, writer_root
 from control_plane.errors import ManifestInvalid, NotFound
 from control_plane.names import ENVIRONMENT
 from control_plane.telemetry.logs import set_up_logging
@@ -53,6 +53,11 @@ DEVELOPMENT = "development"
 @click.option(
     "--state", type=FOLDER, metavar="DIR", help="With --from: where keys and log are kept."
 )
+@click.option(
+    "--metrics",
+    metavar="ADDRESS",
+    help="Answer /metrics on HOST:PORT or unix:PATH; default: nowhere.",
+)
 def daemon(
     store: str | None,
     token_file: Path | None,
@@ -61,6 +66,7 @@ def daemon(
     environments: tuple[str, ...],
     manifests: Path | None,
     state: Path | None,
+    metrics: str | None,
 ) -> None:
     """Follow logs, verify every entry, and keep the replicas of this node."""
     set_up_logging()
@@ -72,7 +78,7 @@ def daemon(
     if manifests is not None:
         if not manifests.is_dir():
             raise NotFound(f"{manifests}: expected a folder of manifests, found none")
-        _run_from(manifests, state, root, environments or (DEVELOPMENT,), manager)
+        _run_from(manifests, state, root, environments or (DEVELOPMENT,), manager, metrics)
         return
     if store is None or trust is None:
         missing = "--store" if store is None else "--trust"
@@ -88,6 +94,8 @@ def daemon(
         enrolment=enrolment,
         root=root,
         environments=environments or tuple(sorted(enrolment.checkpoints)),
+        usage=usage_folder(),
+        metrics=metrics,
     )
     asyncio.run(_run(settings, manager))
 
@@ -103,11 +111,12 @@ def _run_from(
     root: Path,
     environments: tuple[str, ...],
     manager: ServiceManager,
+    metrics: str | None,
 ) -> None:
     from control_plane_daemon.embedded import default_state, prepare
 
     state = prepare(folder or default_state(manifests), environments)
-    asyncio.run(_follow_folder(manifests, state, root, environments, manager))
+    asyncio.run(_follow_folder(manifests, state, root, environments, manager, metrics))
 
 
 async def _follow_folder(
@@ -116,6 +125,7 @@ async def _follow_folder(
     root: Path,
     environments: tuple[str, ...],
     manager: ServiceManager,
+    metrics: str | None,
 ) -> None:
     """Run the store, publish the folder into it, and follow it like any other."""
     from control_plane.publish.client import StoreClient
@@ -147,6 +157,8 @@ async def _follow_folder(
             root=root,
             environments=environments,
             development=True,
+            usage=usage_folder(),
+            metrics=metrics,
         )
         await run(settings, _say_ready, stop, beside, manager)
 

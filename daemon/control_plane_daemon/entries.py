@@ -35,6 +35,7 @@ from control_plane.trust.state import Policy, restore
 from control_plane_daemon.batch import Verified, read_changes
 from control_plane_daemon.commits import Commits
 from control_plane_daemon.demand import Demand
+from control_plane_daemon.events import Events
 from control_plane_daemon.shelf import Shelf
 
 _UNSERVABLE: Final = (Unservable, InputInvalid, TrustError, Refused)
@@ -46,13 +47,19 @@ class Entries:
     """Turns entries of one environment into plans over its replica."""
 
     def __init__(
-        self, environment: str, commits: Commits, demand: Demand, materialiser: Materialiser
+        self,
+        environment: str,
+        commits: Commits,
+        demand: Demand,
+        materialiser: Materialiser,
+        events: Events,
     ) -> None:
         self._environment = environment
         self._commits = commits
         self._demand = demand
         self._shelf: Shelf = demand.shelf
         self._materialiser = materialiser
+        self._events = events
 
     @property
     def held(self) -> Held:
@@ -96,6 +103,7 @@ class Entries:
         digests = {c.key: c.digest for c in accepted.changes if c.digest is not None}
         missing = {key: digest for key, digest in digests.items() if digest not in self._shelf}
         entry = _held_entry(accepted, leaf, heads, one_line(error), missing)
+        self._events.failed("held", getattr(error, "code", ""))
         plan = self._commits.plan()
         self._materialiser.move(plan, heads)
         blobs = self._kept_for_judging(accepted)

@@ -90,6 +90,7 @@ from control_plane_daemon.conditions import Conditions
 from control_plane_daemon.demand import Demand, Wanting
 from control_plane_daemon.enrol import Enrolled
 from control_plane_daemon.entries import Entries, one_line
+from control_plane_daemon.events import Events
 from control_plane_daemon.healing import Healing
 from control_plane_daemon.landmarks import Landmarks
 from control_plane_daemon.logbook import (
@@ -152,12 +153,15 @@ class Follower:
         self._now_ms = now_ms
         self._monotonic = monotonic
         self._conditions = Conditions()
+        self.events = Events()
         self._caught_up = self._at_end = self._lacking = False
         self._load()
 
     def _load(self) -> None:
         """Read everything this object knows from the replica; also after a failed write."""
         self._evidence: bytes | None = None
+        # When the entries of the open transaction were sequenced.
+        self._sequenced: list[int] = []
         # Where an epoch that was verified begins, until the entries that begin it are taken.
         self._begun: Position | None = None
         start = Position(self._enrolled.first_origin)
@@ -180,7 +184,7 @@ class Follower:
             self.environment, commits.plan(), commits.transaction().held
         )
         self._demand = Demand(Shelf(commits))
-        self._entries = Entries(self.environment, commits, self._demand, materialiser)
+        self._entries = Entries(self.environment, commits, self._demand, materialiser, self.events)
         self._healing = Healing(self.environment, commits, self._entries)
         self._applied = Applied(self.environment)
         self._landmarks.remember(self.position.checkpoint)
@@ -332,6 +336,7 @@ class Follower:
         ``signed`` is false of a batch whose checkpoint nobody had looked at yet.
         """
         self._conditions.refused = True
+        self.events.failed("refused", getattr(error, "code", ""))
         broken, log = self._landmarks.broken, self._commits.writing().log
         evidence = Evidence(
             ours=self.position.checkpoint if broken is None or not broken.note else broken.note,
@@ -474,6 +479,7 @@ class Follower:
 
     def _reject(self, verdict: Rejected, after: Position) -> None:
         self._conditions.entry_rejected = True
+        self.events.failed("rejected", verdict.code)
         logger.warning(
             "%s: entry %d rejected (%s): %s",
             self.environment, verdict.generation, verdict.code, verdict.reason,
@@ -487,6 +493,7 @@ class Follower:
     def _accept(self, accepted: Accepted, plan: Plan, after: Position) -> None:
         self._commits.add(plan, after)
         self._applied.add(accepted)
+        self._sequenced.append(after.sequenced_at)
         self._conditions.entry_rejected = False
         if self.policy is None or accepted.policy.digest != self.policy.digest:
             self.policy = accepted.policy
@@ -578,6 +585,10 @@ class Follower:
         self._note_held()
         if self._commits.count > before:
             self._conditions.disk_failed = False
+            self.events.commits += 1
+            for sequenced_at in self._sequenced:
+                self.events.seen((self._now_ms() - sequenced_at) / 1000)
+        self._sequenced.clear()
         self._applied.tell(self.held)
 
     def _note_held(self) -> None:
@@ -588,6 +599,7 @@ class Follower:
     def _disk_failed(self, error: Exception) -> DiskFailed:
         """Forget what was not written: everything is read from the last commit again."""
         self._conditions.disk_failed = True
+        self.events.commits_failed += 1
         self.forget()
         return DiskFailed(f"{self.environment}: {one_line(error)}")
 

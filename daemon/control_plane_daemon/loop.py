@@ -59,6 +59,7 @@ from control_plane.replica.header import REJECTED
 from control_plane_daemon.batch import Verified
 from control_plane_daemon.demand import LOOKAHEAD_BLOBS
 from control_plane_daemon.enrol import Enrolled, Opened, open_replica
+from control_plane_daemon.events import Events
 from control_plane_daemon.follower import DiskFailed, Follower, Progress
 from control_plane_daemon.source import (
     PATIENCE_SECONDS,
@@ -142,6 +143,11 @@ class EnvironmentLoop:
         if self._follower is None:
             raise RuntimeError("expected an opened loop, found one that is closed")
         return self._follower
+
+    @property
+    def events(self) -> Events | None:
+        """What happened so far, counted; None while the loop is closed."""
+        return None if self._follower is None else self._follower.events
 
     async def open(self) -> None:
         """Open the replica.

@@ -19,7 +19,9 @@ from typing import Any
 from control_plane.telemetry.service_manager import ServiceManager
 from control_plane.trust.enrolment import Enrolment
 from control_plane_daemon.enrol import enrolled
+from control_plane_daemon.events import Events
 from control_plane_daemon.loop import EnvironmentLoop
+from control_plane_daemon.metrics import observed
 from control_plane_daemon.static_source import StoreOrFiles
 
 logger = logging.getLogger("control_plane_daemon")
@@ -30,6 +32,7 @@ class Settings:
     """What a daemon follows, and where it writes.
 
     ``store`` is a URL or ``unix:PATH``, ``root`` the folder that holds an environment each.
+    ``usage`` is the folder of usage files, ``metrics`` where scrapes are answered; None: nowhere.
     """
 
     store: str
@@ -38,6 +41,8 @@ class Settings:
     root: Path
     environments: Sequence[str]
     development: bool = False
+    usage: str | None = None
+    metrics: str | None = None
 
 
 async def run(
@@ -80,6 +85,13 @@ async def run(
             loops.append(loop)
         for loop in loops:
             await loop.open()
+
+        def events() -> dict[str, Events]:
+            return {each.environment: each.events for each in loops if each.events is not None}
+
+        await stack.enter_async_context(
+            observed(str(settings.root), settings.usage, settings.metrics, events)
+        )
         tasks = [asyncio.create_task(loop.run(), name=loop.environment) for loop in loops]
         stack.push_async_callback(end, tasks)
         stack.callback(manager.stopping)

@@ -34,6 +34,7 @@ from control_plane_store.database import Database, move_database, remove_databas
 from control_plane_store.listening import DEFAULT, Listen, check_reach, listen_at, tls_context
 from control_plane_store.logkeys import LogKeys
 from control_plane_store.memory import map_large_pieces
+from control_plane_store.metrics import observed
 from control_plane_store.sequencer import Sequencer
 from control_plane_store.service import Store, create_app, new_runner
 
@@ -91,6 +92,10 @@ def now_ms() -> int:
 @click.option("--behind-proxy", is_flag=True, help="A proxy in front of the store ends TLS.")
 @click.option("--tls-certificate", type=FILE, help="Certificate chain, PEM.")
 @click.option("--tls-key", type=FILE, help="Its private key, PEM.")
+@click.option(
+    "--metrics", metavar="ADDRESS",
+    help="Answer /metrics on HOST:PORT or unix:PATH; without it nowhere.",
+)  # fmt: skip
 def store(**options: Any) -> None:
     """Run the central store."""
     if click.get_current_context().invoked_subcommand is not None:
@@ -124,6 +129,7 @@ async def _serve(
     behind_proxy: bool,
     tls_certificate: Path | None,
     tls_key: Path | None,
+    metrics: str | None,
 ) -> None:
     place = Listen.parse(listen)
     check_reach(place, tls=tls_certificate is not None, behind_proxy=behind_proxy)
@@ -146,7 +152,7 @@ async def _serve(
         try:
             url = await listen_at(runner, place, context)
             click.echo(f"store ready at {url}")
-            async with manager.attended():
+            async with observed(service, metrics), manager.attended():
                 manager.ready()
                 await stopped.wait()
                 manager.stopping()

@@ -44,6 +44,7 @@ from control_plane_store.admission import read_change_set
 from control_plane_store.database import Database
 from control_plane_store.doorway import Doorway
 from control_plane_store.epochs import read_named
+from control_plane_store.requests import Requests
 from control_plane_store.sequencer import Outcome, Pending, Receipt, Sequencer, refusal
 from control_plane_store.transactions import Log, Snapshot, TokenRow
 from control_plane_store.uploads import read_blobs
@@ -97,6 +98,12 @@ class Store:
         self._stopping = asyncio.Event()
         self._blobs = asyncio.Semaphore(MAX_BLOBS)
         self.sequencer: Sequencer | None = None
+        self.requests = Requests()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many entries each log shows its followers."""
+        return {name: known.log.note_size for name, known in self._logs.items()}
 
     def published(self, environment: str, log: Log) -> None:
         """Tell the followers of a log of its new checkpoint; called from the writer's thread."""
@@ -406,7 +413,7 @@ class Store:
 def create_app(store: Store) -> web.Application:
     """The application of a store whose sequencer is set; its lifetime is the sequencer's."""
     application = web.Application(
-        client_max_size=MAX_REQUEST_BYTES, middlewares=[_errors_as_answers]
+        client_max_size=MAX_REQUEST_BYTES, middlewares=[store.requests.count, _errors_as_answers]
     )
     application.cleanup_ctx.append(store.run)
     application.on_shutdown.append(store.stop)
