@@ -92,11 +92,17 @@ class Tokens:
 
 
 def presented_of(authorization: str | None, api_key: str | None) -> str | None:
-    """The token that a request's ``Authorization: Bearer`` or ``X-API-Key`` header presents."""
-    if authorization is not None:
-        scheme, _, token = authorization.partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else None
-    return api_key
+    """The token that a request's ``Authorization: Bearer`` and ``X-API-Key`` headers present.
+
+    Either will do; two that differ are none, as one of them is wrong.
+    """
+    if authorization is None:
+        return api_key
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or api_key not in (None, token):
+        return None
+    return token
 
 
 def _read(path: Path) -> tuple[Stamp, tuple[bytes, ...]]:

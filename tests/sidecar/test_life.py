@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ async def test_a_swap_under_load_gives_no_error(
 async def test_tokens_are_wanted_and_rotate_without_a_restart(
     kit: ReplicaKit, serve: Any, token_file: Path
 ) -> None:
-    old = token_file.read_text().split("\n")[1]
+    old = token_file.read_text().split("\n")[1]  # noqa: ASYNC240
     async with (
         serve(kit, tokens=Tokens(token_file)) as (sidecar, url),
         aiohttp.ClientSession(url) as http,
@@ -97,10 +98,10 @@ async def test_tokens_are_wanted_and_rotate_without_a_restart(
             200,
             401,
         ]
-        token_file.write_text("another-token-of-this-test\n")
+        token_file.write_text("another-token-of-this-test\n")  # noqa: ASYNC240
         sidecar.changes.look()
         assert await status("/v1/agents", old) == 401
-        token_file.write_text("")
+        token_file.write_text("")  # noqa: ASYNC240
         sidecar.changes.look()
         assert await status("/v1/agents", "another-token-of-this-test") == 200
 
@@ -182,7 +183,6 @@ async def test_a_connection_that_says_nothing_is_closed(kit: ReplicaKit, serve: 
         sidecar.connections.look()
         now[0] = 61.0
         sidecar.connections.look()
-        with pytest.raises(ConnectionResetError):
+        with suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 5) == b""
-            raise ConnectionResetError
         writer.close()
