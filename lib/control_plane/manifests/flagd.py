@@ -21,17 +21,16 @@ not known, and what flag manifests refuse, is a problem; each flag has one at mo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.flagd_bucketing import NEWEST
 from control_plane.feature_flags.targeting import MAX_LEVELS
 from control_plane.manifests.imported import Imported, Path, Problem
 from control_plane.manifests.loader import Document
+from control_plane.manifests.renaming import flag_name
 from control_plane.manifests.validation import validate
-from control_plane.names import is_name
 
 MAX_EXPANDED: Final = 100_000
 """Values of one flag's targeting after its references; references may double at each level."""
@@ -41,7 +40,6 @@ _FLAG: Final = frozenset(
     ("state", "variants", "defaultVariant", "targeting", "metadata", "source", "selector")
 )
 _STATES: Final = ("ENABLED", "DISABLED")
-_NO_NAME = re.compile(r"[^a-z0-9_.-]")
 
 
 def import_flagd(source: Document, *, bucketing: str = NEWEST, rename: bool = False) -> Imported:
@@ -91,7 +89,7 @@ def _document(
 ) -> dict[str, Any]:
     where: Path = ("flags", key)
     _check_fields(flag, where)
-    name = _name(key, rename, where)
+    name = flag_name(key, rename=rename, refuse=lambda expected: _refuse_key(where, expected, key))
     metadata: dict[str, Any] = {"variants": flag.get("variants")}
     metadata["default"] = _default(flag.get("defaultVariant"))
     metadata["disabled"] = None
@@ -124,20 +122,6 @@ def _check_fields(flag: Any, where: Path) -> None:
     if flag.get("state") not in _STATES:
         found = repr(flag["state"]) if "state" in flag else "none"
         raise _refused((*where, "state"), f"the state {' or '.join(_STATES)}, found {found}")
-
-
-def _name(key: str, rename: bool, where: Path) -> str:
-    if is_name("flag", key):
-        return key
-    name = _NO_NAME.sub("_", key.lower()).lstrip("_.-")[:128]
-    if not is_name("flag", name):
-        raise _refused(where, f"a key of letters and digits, found {key!r}")
-    if not rename:
-        raise _refused(
-            where, f"a name of lower case letters, digits, '_', '.' and '-', found {key!r}; "
-            f"pass --rename to have it as {name}, split as before",
-        )  # fmt: skip
-    return name
 
 
 def _default(value: Any) -> Any:
@@ -207,3 +191,7 @@ def _theirs(where: Path, path: Path) -> Path:
 def _refused(path: Path, problem: str) -> ManifestInvalid:
     what = f"flag {path[1]}" if path[:1] == ("flags",) and len(path) > 1 else "flagd definition"
     return ManifestInvalid(f"{what}: expected {problem}", path)
+
+
+def _refuse_key(where: Path, expected: str, key: str) -> NoReturn:
+    raise _refused(where, f"{expected}, found {key!r}")
