@@ -114,6 +114,18 @@ def test_a_pinned_view_never_mixes_generations_while_a_writer_moves(stocked: Any
         writing.join()
 
 
+def test_a_closed_view_explains_what_it_answers_and_says_that_the_steps_cannot_be_read(
+    stocked: Any,
+) -> None:
+    with stocked.client().pinned() as view:
+        answered = view.flags.explain("new_ai_model")
+    assert len(answered.steps) > 0
+    told = view.flags.explain("new_ai_model")
+    assert told.evaluation == answered.evaluation
+    [step] = told.steps
+    assert step.startswith("no steps: expected")
+
+
 def test_a_closed_view_gives_the_default_for_flags_and_raises_for_the_rest(stocked: Any) -> None:
     view = stocked.client().pinned()
     config, registry = view.config, view.registry
@@ -181,8 +193,9 @@ def test_wait_for_returns_when_the_next_call_sees_the_generation(stocked: Any) -
 def test_wait_for_says_what_it_found_when_time_is_over(stocked: Any) -> None:
     with pytest.raises(WaitTimeout) as caught:
         stocked.client().wait_for(7, timeout_seconds=0.01)
-    assert str(caught.value) == (
-        f"{stocked.root}/production: expected generation 7 within 0.01 s, found 1"
+    assert (
+        str(caught.value)
+        == f"{stocked.root}/production: expected generation 7 within 0.01 s, found 1"
     )
 
 

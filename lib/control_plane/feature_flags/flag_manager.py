@@ -105,6 +105,11 @@ class FeatureFlagManager(FlagEvaluator):
         if client is not None:
             client.adopt(self)
 
+    @property
+    def overridden(self) -> Mapping[str, object]:
+        """The flags overridden in this process, by name: another object after each change."""
+        return self._library.overridden
+
     def pinned(self) -> PinnedFlags:
         """These flags as of one generation, whatever is published meanwhile.
 
@@ -335,11 +340,18 @@ class PinnedFlags(FlagEvaluator):
         tenant_id: str | int | None = None,
         context: Context | None = None,
     ) -> Explanation:
-        """As ``FlagEvaluator.explain``."""
+        """As ``FlagEvaluator.explain``.
+
+        Where the definition cannot be read any more, as in an expired view, one step says so; the
+        evaluation is what the view answers.
+        """
         evaluation = self._evaluated(name, None, user_id, tenant_id, context)
         steps: Sequence[str] = (f"the caller's default: {evaluation.error_code}",)
         if evaluation.reason != ERROR:
-            steps = self._table.explained(name, evaluation.variant, user_id, tenant_id, context)
+            try:
+                steps = self._table.explained(name, evaluation.variant, user_id, tenant_id, context)
+            except ControlPlaneError as error:
+                steps = (f"no steps: {error}",)
         return Explanation(name, evaluation, tuple(steps))
 
     def _names(self) -> Sequence[str]:

@@ -63,7 +63,8 @@ class Snapshot:
         # Read before the snapshot is begun: it is of this transaction or of a later one.
         self._words = client.source.words
         self._txn_id: int = self._words[8 * TXN_ID]
-        self._overridden = _overridden(client)
+        # It answers from a table of its own, which learns of no override that comes later.
+        self._overridden = client.flags.overridden
         self._forks = FORKS.count
         self.view: PinnedView = client.pinned()
         self.generation = _generation(self.view)
@@ -74,7 +75,7 @@ class Snapshot:
         return (
             words is self._words
             and words[8 * TXN_ID] == self._txn_id
-            and _overridden(client) is self._overridden
+            and client.flags.overridden is self._overridden
         )
 
     def is_whole(self) -> bool:
@@ -179,12 +180,3 @@ def _generation(view: PinnedView) -> int:
         # The writer was restarted between the two, or the file is damaged: the client knows better
         # what to answer then.
         return 0
-
-
-def _overridden(client: ControlPlaneClient) -> object:
-    """What stands for the overrides in force; another object as soon as they change.
-
-    A snapshot answers from a table of its own, which a manager that is told to read again does
-    not know of.
-    """
-    return client.flags._library.overridden
