@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from time import monotonic
 from typing import Any, Final
 
 from control_plane.client import ControlPlaneClient
 from control_plane.errors import ReplicaUnavailable
 from control_plane.feature_flags.flag_manager import PinnedFlags
-from control_plane.replica.format import FLAG
+from control_plane.replica.format import FLAG, HEADER_BYTES
 from control_plane.replica.header import FLAGS_REVISION, GENERATION, TOMBSTONE
 from control_plane.replica.reader import View
 from control_plane_sidecar import ofrep
@@ -41,9 +42,10 @@ class Generation:
         self.environment = environment
         self.number = view.generation
         self.names = tuple(flags.all_flags())
-        self.by_the_clock = any(
-            word in raw for _, raw in view.scan(bytes((FLAG,))) for word in _BY_THE_CLOCK
-        )
+        records = [raw for _, raw in view.scan(bytes((FLAG,)))]
+        self.by_the_clock = any(word in raw for raw in records for word in _BY_THE_CLOCK)
+        # A development replica that was made anew may come to the same number by other changes.
+        self.digest = sha256(b"".join(raw[:HEADER_BYTES] for raw in records)).digest()
         self.users = 0
         self.retired = False
 
@@ -96,11 +98,20 @@ class Generations:
             mark = self._marked()
             if self._held is None or mark != self._mark or monotonic() >= self._until:
                 # The mark is older than the snapshot: what moves in between is loaded once more.
-                self._replace(await asyncio.to_thread(self._load))
+                self._replace(await self._loaded())
                 self._mark = mark
                 self._until = monotonic() + HELD_SECONDS
             assert self._held is not None
             return self._held
+
+    async def _loaded(self) -> Generation:
+        loading = asyncio.ensure_future(asyncio.to_thread(self._load))
+        try:
+            return await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            # Whoever asked has hung up; the thread goes on, and nobody wants what it opens.
+            loading.add_done_callback(_dropped)
+            raise
 
     def _marked(self) -> Mark:
         self._client.source.open()
@@ -125,3 +136,10 @@ class Generations:
         if old is not None:
             old.retired = True
             old.close_unused()
+
+
+def _dropped(loading: asyncio.Future[Generation]) -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        unwanted = loading.result()
+        unwanted.retired = True
+        unwanted.close_unused()

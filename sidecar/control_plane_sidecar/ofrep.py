@@ -203,11 +203,15 @@ def bulk(answers: Iterable[Answer], generation: int) -> bytes:
     )
 
 
-def tag_of(environment: str, generation: int, body: bytes, answered: bytes = b"") -> str:
-    """The ETag of a bulk answer to a request's body; ``answered`` where time decides, too."""
-    digest = sha256(b"%s\0%d\0%d\0%s%s" % (
-        environment.encode(), generation, len(body), body, answered,
-    ))  # fmt: skip
+def tag_of(
+    environment: str, generation: int, records: bytes, body: bytes, answered: bytes = b""
+) -> str:
+    """The ETag of a bulk answer to a request's body.
+
+    ``records`` is a digest of the flags; ``answered`` what was answered where time decides, too.
+    """
+    digest = sha256(b"%s\0%s%d\0%s" % (environment.encode(), records, len(body), body))
+    digest.update(answered)
     return f'"{generation}-{digest.hexdigest()[: 2 * _BYTES_OF_TAG]}"'
 
 

@@ -115,7 +115,7 @@ class Sidecar:
             answered = b""
             if flags.by_the_clock:
                 answered = ofrep.bulk(await flags.answers(context), flags.number)
-            tag = ofrep.tag_of(flags.environment, flags.number, body, answered)
+            tag = ofrep.tag_of(flags.environment, flags.number, flags.digest, body, answered)
             if ofrep.matches(wanted, tag):
                 return self._bytes(None, 304, {"ETag": tag})
             data = answered or ofrep.bulk(await flags.answers(context), flags.number)
@@ -356,7 +356,7 @@ def create_app(sidecar: Sidecar) -> web.Application:
             # In this order: they are tried one after the other.
             web.post(flags + "/{key:.*}", sidecar.evaluate),
             web.post(flags, sidecar.evaluate_all),
-            web.get(ofrep.EVENTS_PATH, sidecar.events),
+            web.get(ofrep.EVENTS_PATH, sidecar.events, allow_head=False),
             web.get("/v1/config/{key:.+}", sidecar.config),
             web.get("/v1/agents", sidecar.agents),
             web.get("/v1/agents/{name:.+}", sidecar.agent),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import aiohttp
 import pytest
 
+from control_plane.errors import ViewExpired
 from control_plane.testing import ReplicaKit, replica
+from control_plane_sidecar.generations import Generation, Generations
 
 SINGLE = "/ofrep/v1/evaluate/flags/"
 BULK = "/ofrep/v1/evaluate/flags"
@@ -180,3 +183,28 @@ async def test_a_thousand_streams_are_told(kit: ReplicaKit, serve: Any) -> None:
             stream.close()
     assert {number for number, _ in told} == {"2"}
     assert single.status == 200
+
+
+async def test_who_hangs_up_while_flags_are_loaded_leaves_nothing_open(
+    kit: ReplicaKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generations = Generations(kit)
+    loaded: list[Generation] = []
+    load, begun, go_on = generations._load, threading.Event(), threading.Event()
+
+    def slowly() -> Generation:
+        begun.set()
+        go_on.wait(10)
+        loaded.append(load())
+        return loaded[0]
+
+    monkeypatch.setattr(generations, "_load", slowly)
+    asking = asyncio.create_task(generations._newest())
+    await asyncio.to_thread(begun.wait, 10)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    go_on.set()
+    while not (loaded and loaded[0].retired):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    with pytest.raises(ViewExpired):
+        loaded[0]._view.read(b"x")
