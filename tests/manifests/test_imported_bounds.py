@@ -9,12 +9,13 @@ from control_plane.manifests.growthbook import import_growthbook
 from control_plane.manifests.imported import Imported
 from control_plane.manifests.launchdarkly import import_launchdarkly
 from control_plane.manifests.loader import Document
+from control_plane.testing import replica
 
 DEEP = 1500
 
 
 def growthbook(features: dict[str, Any], groups: dict[str, Any] | None = None) -> Imported:
-    value = {"features": features, "savedGroups": groups or {}}
+    value: dict[str, Any] = {"features": features, "savedGroups": groups or {}}
     return import_growthbook(Document(value, "features.json", b"{}"))
 
 
@@ -32,8 +33,16 @@ def segment(key: str, *others: str) -> dict[str, Any]:
     return {"key": key, "version": 1, "salt": "s", "included": ["u1"], "rules": rules}
 
 
+def flag(key: str, *asked: str) -> dict[str, Any]:
+    return {
+        "key": key, "version": 1, "salt": "s", "on": True, "variations": [True, False],
+        "fallthrough": {"variation": 0}, "offVariation": 1,
+        "prerequisites": [{"key": other, "variation": 0} for other in asked],
+    }  # fmt: skip
+
+
 def segments(*found: dict[str, Any]) -> Imported:
-    value = {"flags": {}, "segments": {each["key"]: each for each in found}}
+    value: dict[str, Any] = {"flags": {}, "segments": {each["key"]: each for each in found}}
     return import_launchdarkly(Document(value, "flags.json", b"{}"))
 
 
@@ -74,3 +83,16 @@ def test_segments_of_launchdarkly_that_double_are_refused_before_they_are_writte
     ring = [segment(f"s{n}", f"s{n + 1}", f"s{n + 1}") for n in range(15)]
     found = segments(*ring, segment("s15"))
     assert "expected at most 1000 segments in one" in found.problems[0].text
+
+
+def test_flags_of_launchdarkly_that_ask_deeper_than_an_evaluation_follows_are_refused() -> None:
+    count = MAX_PREREQUISITES + 6
+    flags = {f"f{n}": flag(f"f{n}", f"f{n + 1}") for n in range(count - 1)}
+    flags[f"f{count - 1}"] = flag(f"f{count - 1}")
+    found = import_launchdarkly(Document({"flags": flags}, "flags.json", b"{}"))
+    refused = sorted(problem.text.split(":")[0] for problem in found.problems)
+    assert refused == [f"flag f{n}" for n in range(6)]
+    assert "expected at most 64 flags that ask each other, found 65" in found.problems[0].text
+    carried = {document["name"]: document["metadata"] for document in found.documents}
+    with replica(flags=carried) as client:
+        assert client.flags.evaluate("f6", None, user_id="u").error_code is None

@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.bucketings import LAUNCHDARKLY, split_ends
+from control_plane.feature_flags.table import MAX_PREREQUISITES
 from control_plane.manifests.conditions import Condition, all_of, any_of, is_there, none_of
 from control_plane.manifests.imported import Imported, Path, Problem
 from control_plane.manifests.launchdarkly_clauses import (
@@ -123,6 +124,7 @@ class _File:
             where = ("flagValues", key)
             self._try("flag", key, where, lambda k=key, v=value, w=where: self._constant(k, v, w))
         self._drop_dependents()
+        self._drop_deep()
         return Imported(
             tuple(self._documents.values()),
             tuple(self._problems),
@@ -185,6 +187,28 @@ class _File:
                         del self._documents[kind, name]
                         pending = True
                         break
+
+    def _drop_deep(self) -> None:
+        """Refuse flags with more flags under each other than an evaluation follows."""
+        heights: dict[tuple[str, str], int] = {}
+        for each in list(self._documents):
+            pending = [each] if each[0] == "flag" else []
+            while pending:
+                asked = self._flags_asked(pending[-1])
+                unknown = [other for other in asked if other not in heights]
+                pending.extend(unknown)
+                if not unknown:
+                    heights[pending.pop()] = 1 + max((heights[other] for other in asked), default=0)
+        for each, height in heights.items():
+            if height > MAX_PREREQUISITES:
+                expected = f"expected at most {MAX_PREREQUISITES} flags that ask each other"
+                text = f"flag {each[1]}: {expected}, found {height}"
+                self._problems.append(Problem(self._places[each], text))
+                del self._documents[each]
+
+    def _flags_asked(self, asking: tuple[str, str]) -> list[tuple[str, str]]:
+        asked = _asked(self._documents[asking]["metadata"])
+        return [other for other in asked if other[0] == "flag"]
 
     def _in_ring(self, name: str, other: tuple[str, str]) -> bool:
         seen: set[tuple[str, str]] = set()
