@@ -41,8 +41,8 @@ def silent(root: str, expected: Sequence[str], within_seconds: float) -> list[st
     return found
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print what is silent; 1 when something is."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what is silent; 1 when something is. The arguments are the command line's by default."""
     parser = argparse.ArgumentParser(prog="python -m control_plane.telemetry.alive")
     parser.add_argument("--replica", metavar="ROOT", help="Folder that holds the replicas.")
     parser.add_argument(
@@ -58,4 +58,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
