@@ -87,7 +87,7 @@ def test_segments_of_launchdarkly_that_double_are_refused_before_they_are_writte
 
 def test_flags_of_launchdarkly_that_ask_deeper_than_an_evaluation_follows_are_refused() -> None:
     count = MAX_PREREQUISITES + 6
-    flags = {f"f{n}": flag(f"f{n}", f"f{n + 1}") for n in range(count - 1)}
+    flags: dict[str, Any] = {f"f{n}": flag(f"f{n}", f"f{n + 1}") for n in range(count - 1)}
     flags[f"f{count - 1}"] = flag(f"f{count - 1}")
     found = import_launchdarkly(Document({"flags": flags}, "flags.json", b"{}"))
     refused = sorted(problem.text.split(":")[0] for problem in found.problems)
