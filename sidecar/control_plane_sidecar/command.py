@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import resource
 import signal
@@ -20,6 +19,7 @@ import click
 from control_plane.client import ControlPlaneClient
 from control_plane.errors import InputInvalid
 from control_plane.names import ENVIRONMENT
+from control_plane.telemetry.logs import set_up_logging
 from control_plane_sidecar.limits import Limits
 from control_plane_sidecar.listening import DEFAULT, Place, listen, mode_of, place_of
 from control_plane_sidecar.service import CONCURRENT, RATE, Sidecar, new_runner
@@ -74,7 +74,7 @@ def sidecar(
         raise click.UsageError(
             "expected --token-file with TCP, found none; or pass --listen unix:PATH"
         )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up_logging()
     _raise_descriptors()
     tokens = None if token_file is None else Tokens(token_file)
     with ControlPlaneClient(replica, environment, require_trusted) as client:

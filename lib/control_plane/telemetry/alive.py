@@ -42,7 +42,7 @@ def silent(root: str, expected: Sequence[str], within_seconds: float) -> list[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what is silent; 1 when something is. The arguments are the command line's by default."""
+    """Print what is silent; 1 when something is. By default argv is read."""
     parser = argparse.ArgumentParser(prog="python -m control_plane.telemetry.alive")
     parser.add_argument("--replica", metavar="ROOT", help="Folder that holds the replicas.")
     parser.add_argument(
