@@ -26,7 +26,9 @@ from control_plane.configs.overrides import overridden
 from control_plane.copies import fresh
 from control_plane.defaults import config_overrides, replica_source, require_environment
 from control_plane.errors import ReplicaBusy, ReplicaInvalid, ReplicaUnavailable
+from control_plane.feature_flags.counting import Counts
 from control_plane.replica.header import CONFIG_REVISION, TOMBSTONE
+from control_plane.usage.slots import CONFIG_READS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,10 +81,12 @@ class ConfigManager:
 
     __slots__ = (
         "__weakref__",
+        "_counts",
         "_environment",
         "_others",
         "_owns_source",
         "_previous",
+        "_reads",
         "_replica_root",
         "_revision",
         "_source",
@@ -121,6 +125,9 @@ class ConfigManager:
         self._words = source.words
         self._table: dict[tuple[str | None, Key], Any] = {}
         self._previous: dict[tuple[str | None, Key], Any] = {}
+        self._counts = Counts()
+        self._reads = self._counts.counter("", "", "", None)
+        source.usage.tell_of(self, CONFIG_READS, self._counts)
         # No word of a header is negative: the first call always looks.
         self._revision = -1
 
@@ -152,6 +159,12 @@ class ConfigManager:
             return self._of(environment).get(key, default, None, tenant_id)
         if self._words[_WORD] != self._revision:
             self.refresh()
+        try:
+            next(self._reads)
+        except StopIteration:
+            # One in 1,024, see `control_plane.feature_flags.counting`.
+            self._counts.count("", "")
+            self._reads = self._counts.counter("", "", "", None)
         try:
             value = self._table[tenant_id, key]
         except (KeyError, TypeError):
@@ -315,6 +328,7 @@ class ConfigManager:
     def refresh(self) -> None:
         """Let the next call read the replica again, whether its revision moved or not."""
         source = self._source
+        source.usage.moved()
         replica = source.open()
         words = source.words
         revision = words[_WORD]

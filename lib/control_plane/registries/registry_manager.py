@@ -26,6 +26,7 @@ from control_plane.errors import (
     ReplicaUnavailable,
 )
 from control_plane.feature_flags.counting import Counts
+from control_plane.registries.lookups import Lookups
 from control_plane.registries.manifests import (
     ACTIVE,
     YANKED,
@@ -60,6 +61,7 @@ from control_plane.replica.format import (
     record_key,
 )
 from control_plane.replica.header import FLAGS_REVISION, REGISTRY_REVISION, TOMBSTONE
+from control_plane.usage.slots import DISCOURAGED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,6 +117,10 @@ class _Registry:
     def _with_view(self, ask: Callable[[View], Any]) -> Any:
         raise NotImplementedError
 
+    def _looked_up(self, kind: str, name: str, version: str | None, tenant_id: Any) -> Loaded:
+        """The version as it was read, and counted where somebody tells of it."""
+        return self._load(kind, name, version)
+
     def get_agent(
         self, name: str, version: str | None = None, tenant_id: str | None = None
     ) -> Agent:
@@ -128,7 +134,7 @@ class _Registry:
             NotFound: names the nearest names, or the versions there are.
             ReplicaUnavailable: there is no replica, or several environments and none named.
         """
-        loaded = self._load("agent", name, version)
+        loaded = self._looked_up("agent", name, version, tenant_id)
         if loaded.plain:
             return Agent(loaded, self._resolved)
         loaded, applied = self._handed(loaded, name, version, tenant_id)
@@ -144,7 +150,7 @@ class _Registry:
             NotFound: names the nearest names, or the versions there are.
             ReplicaUnavailable: there is no replica, or several environments and none named.
         """
-        loaded = self._load("tool", name, version)
+        loaded = self._looked_up("tool", name, version, tenant_id)
         if loaded.plain:
             return Tool(loaded)
         return Tool(*self._handed(loaded, name, version, tenant_id))
@@ -307,6 +313,7 @@ class RegistryManager(_Registry):
     __slots__ = (
         "__weakref__",
         "_flags",
+        "_lookups",
         "_owns_source",
         "_previous",
         "_revision",
@@ -328,6 +335,9 @@ class RegistryManager(_Registry):
         self._source = client.source if client else replica_source(replica, environment)[0]
         self._flags: FeatureFlagManager | None = None if client is None else client.flags
         self._counts = Counts()
+        self._lookups = Lookups()
+        for word, counts in ((DISCOURAGED, self._counts), *self._lookups.told):
+            self._source.usage.tell_of(self, word, counts)
         self._words = self._source.words
         self._table: dict[tuple[str, str, str | None], Loaded] = {}
         self._previous: dict[tuple[str, str, str | None], Loaded] = {}
@@ -451,6 +461,13 @@ class RegistryManager(_Registry):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _looked_up(self, kind: str, name: str, version: str | None, tenant_id: Any) -> Loaded:
+        is_current = self._words[_WORD] == self._revision
+        was_kept = is_current and (kind, name, version) in self._table
+        loaded = self._load(kind, name, version)
+        self._lookups.count(kind, loaded.reference, was_kept, tenant_id)
+        return loaded
+
     def _load(self, kind: str, name: str, version: str | None) -> Loaded:
         if self._words[_WORD] != self._revision:
             self.refresh()
@@ -462,6 +479,7 @@ class RegistryManager(_Registry):
     def refresh(self) -> None:
         """Let the next call read the replica again, whether its revision moved or not."""
         source = self._source
+        source.usage.moved()
         replica = source.open()
         words = source.words
         revision = words[_WORD]
