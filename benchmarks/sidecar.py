@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         bulk = _loaded(port, options.seconds, _request(BULK))["rate"]
     loads.append(f"{os.getloadavg()[0]:.2f}")
     share = statistics.median(ours) / statistics.median(bare)
-    body = [
+    body: list[tuple[str, ...]] = [
         (
             "single, closed loop, answers/s",
             f"{statistics.median(ours):,.0f} ({share:.0%} of bare)",
