@@ -14,8 +14,8 @@ from control_plane.testing import replica
 
 PACKAGES = ("control_plane", "control_plane_store", "control_plane_daemon", "control_plane_sidecar")
 EXTRAS = [
-    "all", "bench", "celery", "cli", "contracts", "daemon", "django", "fastapi", "flagd", "openfeature",
-    "opentelemetry", "publish", "pydantic", "sidecar", "store",
+    "all", "bench", "celery", "cli", "contracts", "daemon", "django", "fastapi", "flagd",
+    "openfeature", "opentelemetry", "publish", "pydantic", "sidecar", "store",
 ]  # fmt: skip
 
 
