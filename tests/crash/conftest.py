@@ -130,6 +130,8 @@ class Launcher:
         self._process = subprocess.Popen(
             [sys.executable, HERE / "launcher.py"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            # What is told of usage is no durable effect.
+            env={**os.environ, "CONTROL_PLANE_USAGE": "0"},
         )  # fmt: skip
 
     def ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
