@@ -503,7 +503,7 @@ class RegistryManager(_Registry):
                 moment is None
                 or moment.moved
                 or moment.revision != self._words[_FLAGS]
-                or moment.overridden is not flags._library.overridden
+                or moment.overridden is not flags.overridden
             ):
                 before, loaded = loaded, self._read(loaded.kind, name, version)
                 moment = loaded.moment
@@ -561,7 +561,7 @@ class RegistryManager(_Registry):
     ) -> None:
         """Give the version flags of its own transaction."""
         flags = self._asked_flags()
-        moment = Moment(txn_id, flags_revision, flags._library.overridden, replica.get)
+        moment = Moment(txn_id, flags_revision, flags.overridden, replica.get)
         # A moment reads records as a view does; more is not asked of it.
         moment.flags = flags.pinned_to(moment)  # type: ignore[arg-type]
         loaded.moment = moment
