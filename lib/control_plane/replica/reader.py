@@ -44,6 +44,7 @@ from control_plane.errors import (
     ReplicaUnavailable,
     ViewExpired,
 )
+from control_plane.forking import end_imports
 from control_plane.replica.header import SAFE_TXNID, TXN_ID, check_platform, map_header
 
 TYPE_CHECKING = False
@@ -391,6 +392,11 @@ class OpenReplicas:
             replica._environment.close()
             replica._environment = None
 
+    def before_fork(self) -> None:
+        """End the imports that another thread could be at, if anything is read here."""
+        if self._replicas:
+            end_imports()
+
     def after_fork_in_child(self) -> None:
         """Give the child locks nobody holds, and expire the views it inherited.
 
@@ -407,7 +413,7 @@ class OpenReplicas:
 # The one piece of process-wide state, see the module's docstring.
 OPEN = OpenReplicas()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=OPEN.after_fork_in_child)
+    os.register_at_fork(before=OPEN.before_fork, after_in_child=OPEN.after_fork_in_child)
 
 
 def open_replica(directory: str) -> Replica:
