@@ -3,7 +3,7 @@
 from control_plane.replica.writer import ReplicaWriter
 
 FORKING = """
-import os, sys, threading, warnings
+import os, sys, threading, traceback, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of any fork beside threads
 from control_plane.errors import ViewExpired
 from control_plane.replica.source import ReplicaSource
@@ -44,6 +44,9 @@ for number in range(40):
             view.close()
             source.close()
             status = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)
@@ -58,6 +61,112 @@ print("failures", failures)
 """
 
 
+INSIDE = """
+import os, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from control_plane.replica.source import ReplicaSource
+
+source = ReplicaSource(FOLDER)
+replica = source.open()
+inside = stop = False
+
+class Slow:
+    # An environment that a thread is inside of for longer than a fork takes.
+    def __init__(self, environment):
+        self.environment = environment
+
+    def begin(self):
+        global inside
+        inside = True
+        time.sleep(0.01)
+        transaction = self.environment.begin()
+        inside = False
+        return transaction
+
+def read_on():
+    while not stop:
+        replica.read(b"\\1x")
+
+environment, replica._environment = replica._environment, Slow(replica._environment)
+thread = threading.Thread(target=read_on)
+thread.start()
+met = 0
+for _ in range(20):
+    time.sleep(0.003)
+    child = os.fork()
+    if child == 0:
+        os._exit(inside)
+    met += os.waitpid(child, 0)[1] != 0
+stop = True
+thread.join()
+replica._environment = environment
+source.close()
+print("inside", met)
+"""
+
+FORKING_TOGETHER = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from control_plane.replica.source import ReplicaSource
+
+X = b"\\1x"
+sys.setswitchinterval(1e-6)
+source = ReplicaSource(FOLDER)
+replica = source.open()
+statuses = []
+
+def fork_often():
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            __import__("signal").alarm(20)
+            found = replica.read(X)[1][0]
+            source.close()
+            os._exit(found is None)
+        statuses.append(os.waitpid(child, 0)[1])
+        replica.read(X)
+
+threads = [threading.Thread(target=fork_often) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+source.close()
+print(len(statuses), sum(map(bool, statuses)))
+"""
+
+INTERRUPTED = """
+import os, signal, sys
+from control_plane.replica.source import ReplicaSource
+
+X = b"\\1x"
+source = ReplicaSource(FOLDER)
+replica = source.open()
+inside = []
+
+def handle(number, frame):
+    while frame is not None and frame.f_code.co_name != "_snapshot":
+        frame = frame.f_back
+    inside.append(frame is not None)
+    assert replica.read(X)[1][0] is not None
+    child = os.fork()
+    if child == 0:
+        found = replica.read(X)[1][0]
+        source.close()
+        os._exit(found is None)
+    assert os.waitpid(child, 0)[1] == 0
+    if sum(inside) < 5:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.0005)
+while sum(inside) < 5:
+    assert replica.read(X)[1][0] is not None
+source.close()
+print("handled")
+"""
+
+
 def test_children_of_a_threaded_process_read_on_and_lose_only_open_views(
     open_writer, put_flag, run_script
 ):
@@ -67,6 +176,31 @@ def test_children_of_a_threaded_process_read_on_and_lose_only_open_views(
     assert outcome.stderr == ""
     assert outcome.stdout == "failures 0\n"
     put_flag(writer, "x", b"undisturbed")
+
+
+def test_no_fork_happens_while_another_thread_is_inside_lmdb(open_writer, put_flag, run_script):
+    put_flag(open_writer(), "x")
+    outcome = run_script(INSIDE)
+    assert outcome.stderr == ""
+    assert outcome.stdout == "inside 0\n"
+
+
+def test_threads_that_fork_at_once_neither_wait_for_each_other_nor_stop_the_reads(
+    open_writer, put_flag, run_script
+):
+    put_flag(open_writer(), "x")
+    outcome = run_script(FORKING_TOGETHER)
+    assert outcome.stderr == ""
+    assert outcome.stdout == "80 0\n"
+
+
+def test_a_signal_handler_may_read_and_fork_in_the_midst_of_a_read(
+    open_writer, put_flag, run_script
+):
+    put_flag(open_writer(), "x")
+    outcome = run_script(INTERRUPTED)
+    assert outcome.stderr == ""
+    assert outcome.stdout == "handled\n"
 
 
 def test_a_child_follows_commits_and_swaps_that_came_after_the_fork(

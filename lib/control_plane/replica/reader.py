@@ -28,13 +28,19 @@ would turn the same freeze into a node whose updates stop.
 
 The one process-wide state of the package is here: the counted table of open replicas. LMDB
 allows a file to be opened once per process, so everybody who reads a replica shares its entry.
-Transactions of one replica begin, copy and end under its lock, on the miss path only.
+Transactions of one replica begin, copy and end under its lock, on the miss path only. The lock
+may be taken again by its thread: a signal handler that evaluates a flag may have interrupted a
+read.
+
+A thread that forks holds all these locks meanwhile. py-lmdb counts the threads that are inside
+LMDB and waits for them before it closes a file; a child forked beside such a thread would inherit
+the count without the thread and wait for ever.
 """
 
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
+from _thread import RLock, allocate_lock, get_ident
 
 import lmdb
 
@@ -59,6 +65,7 @@ MAP_BYTES = 64 << 30  # address space only: the file is sparse and grows as it i
 MAX_DATABASES = 16
 LMDB_ENGINE = 0  # the 0.9 engine; its file format is the one that is promised
 ROUNDS = 100
+FORK_WAIT = 5.0  # seconds that a fork waits for other threads' reads, which take microseconds
 
 _TXN = 8 * TXN_ID
 _SAFE = 8 * SAFE_TXNID
@@ -89,7 +96,7 @@ class Replica:
         self._identity = identity
         self._holders = 0
         self._era = 0  # counts forks; a view of an earlier era belongs to the parent
-        self._lock = allocate_lock()
+        self._lock = RLock()
         self._environment: Any = _open_environment(directory)
         self._records: Any = None
         self._log: Any = None
@@ -362,10 +369,11 @@ class OpenReplicas:
     ``complained`` holds the names of which a log line told: one a process, whoever reads them.
     """
 
-    __slots__ = ("_lock", "_replicas", "complained", "moving")
+    __slots__ = ("_forking", "_lock", "_replicas", "complained", "moving")
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
+        self._forking: dict[int, list[Any]] = {}  # the locks each forking thread holds
         # Held by a source while it moves to another folder; here, so that a fork renews it too.
         self.moving = allocate_lock()
         self._replicas: dict[tuple[int, int], Replica] = {}
@@ -393,9 +401,21 @@ class OpenReplicas:
             replica._environment = None
 
     def before_fork(self) -> None:
-        """End the imports that another thread could be at, if anything is read here."""
-        if self._replicas:
-            end_imports()
+        """Wait until no other thread is at an import of ours or inside LMDB, and keep it so."""
+        if not self._replicas:
+            return
+        end_imports()
+        held = self._forking[get_ident()] = []
+        # In `release`'s order. Only a signal handler that interrupted `acquire` or `release` in
+        # this very thread waits in vain.
+        _hold(self._lock, held)
+        for replica in list(self._replicas.values()):
+            _hold(replica._lock, held)
+
+    def after_fork_in_parent(self) -> None:
+        """Let the other threads read on."""
+        for lock in reversed(self._forking.pop(get_ident(), [])):
+            lock.release()
 
     def after_fork_in_child(self) -> None:
         """Give the child locks nobody holds, and expire the views it inherited.
@@ -403,17 +423,27 @@ class OpenReplicas:
         Maps, environments and handles are inherited and stay valid: without locks there is
         nothing in them that the kernel or LMDB ties to the parent.
         """
+        self._forking.clear()
         self._lock = allocate_lock()
         self.moving = allocate_lock()
         for replica in self._replicas.values():
-            replica._lock = allocate_lock()
+            replica._lock = RLock()
             replica._era += 1
+
+
+def _hold(lock: Any, held: list[Any]) -> None:
+    if lock.acquire(True, FORK_WAIT):
+        held.append(lock)
 
 
 # The one piece of process-wide state, see the module's docstring.
 OPEN = OpenReplicas()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=OPEN.before_fork, after_in_child=OPEN.after_fork_in_child)
+    os.register_at_fork(
+        before=OPEN.before_fork,
+        after_in_parent=OPEN.after_fork_in_parent,
+        after_in_child=OPEN.after_fork_in_child,
+    )
 
 
 def open_replica(directory: str) -> Replica:
