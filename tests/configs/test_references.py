@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from control_plane.configs import references
 from control_plane.configs.layers import decode_path, same, unflatten
 from control_plane.configs.references import (
     MAX_CHAIN,
     MAX_TEXT_CHARACTERS,
     Configuration,
     Documents,
+    Part,
     mentioned,
     parts,
     referred,
@@ -260,9 +263,11 @@ def laid(low: Any, high: Any, lists: Any, path: tuple[str, ...] = ()) -> Any:
     if isinstance(low, dict) and isinstance(high, dict):
         keys = {**low, **high}
         return {
-            key: laid(low[key], high[key], lists, (*path, key))
-            if key in low and key in high
-            else keys[key]
+            key: (
+                laid(low[key], high[key], lists, (*path, key))
+                if key in low and key in high
+                else keys[key]
+            )
             for key in keys
         }
     if isinstance(low, list) and isinstance(high, list) and ".".join(path) in lists:
@@ -348,3 +353,54 @@ def test_layers_and_references_give_what_a_plain_interpreter_gives(
     if found != "refused":
         trees = {tenant: tree for tenant, tree, left_open in configuration.trees("a")}
         assert all(same(tree, seen(configuration, "a", each)) for each, tree in trees.items())
+
+
+def test_each_leaf_of_a_long_ring_or_chain_is_followed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+
+    def counted(text: str) -> list[Part]:
+        read.append(text)
+        return parts(text)
+
+    monkeypatch.setattr(references, "parts", counted)
+    names = [f"k{number:04}" for number in range(1_000)]
+    links = {name: f"${{app.{after}}}" for name, after in pairwise(names)}
+    for last, refusal in ((f"${{app.{names[0]}}}", "that end"), ("end", "at most 32 references")):
+        found: list[str] = []
+        app = document("app", values={**links, names[-1]: last})
+        configured(app).leaves("app", lambda _, path, error: found.append(str(error)))
+        assert len(found) >= len(names) - 1 - MAX_CHAIN
+        assert all(refusal in each for each in found)
+        # When it is asked what it refers to, when it is made, and when that is told.
+        assert len(read) <= 3 * len(names)
+        read.clear()
+
+
+def test_text_for_a_list_of_it_is_bounded_before_it_is_made() -> None:
+    values = {f"x{number}": f"${{app.long}}{number}" for number in range(1_000)}
+    listed = [f"${{app.{name}}}" for name in values]
+    app = document("app", values={"a": listed, "long": "x" * 1_000_000, **values})
+    tracemalloc.start()
+    try:
+        assert "characters that references make, found more" in refused(app)
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_namespace_that_makes_too_much_is_no_fault_of_what_it_refers_to() -> None:
+    many = [
+        document(
+            f"n{each}",
+            values={"long": "x" * 1_000_000, **{f"x{n}": f"${{n{each}.long}}!" for n in range(50)}},
+        )
+        for each in range(3)
+    ]
+    all_of_them = {f"n{each}-{n}": f"${{n{each}.x{n}}}" for each in range(3) for n in range(50)}
+    configuration = configured(document("app", values={"all": [*all_of_them.values()]}), *many)
+    with pytest.raises(ManifestInvalid, match="characters that references make"):
+        configuration.leaves("app")
+    for each in range(3):
+        assert len(configuration.leaves(f"n{each}")) == 51

@@ -12,7 +12,7 @@
   tenant sees is made of that tenant's values, in whichever namespace they are.
 - References that lead back to where they began are an error, and so are more than 32 on end, text
   of more than 1,000 parts or 1 MiB, values of more than 64 levels, and 64 MiB of values that
-  references make in one namespace.
+  references make in one namespace (twice that, with text of others that they lead to).
 
 A reference into a namespace nobody here knows is *open*: the text stays, and says so. Nothing here
 opens a file.
@@ -42,6 +42,8 @@ MAX_CHAIN: Final = 32
 MAX_PARTS: Final = 1_000
 MAX_TEXT_CHARACTERS: Final = 1 << 20
 MAX_MADE_CHARACTERS: Final = 64 << 20
+MAX_JOINED_CHARACTERS: Final = 2 * MAX_MADE_CHARACTERS
+"""Text put together on the way to the values of one namespace, whichever it belongs to."""
 
 Documents = tuple[Mapping[str, Any] | None, list[Mapping[str, Any]]]
 """A namespace's own manifest and those of its tenants, ``database@…``."""
@@ -184,6 +186,7 @@ class Configuration:
         self._asked_by: dict[str, dict[str, list[str]]] = {}
         self._views: dict[str, dict[str, _View]] = {}
         self._made = 0
+        self._joined = 0
 
     def documents(self, name: str) -> Documents:
         """The manifests of a namespace, none for one that is not known here."""
@@ -217,7 +220,7 @@ class Configuration:
             return {}
         if not namespace.speaks:
             return {place: (*leaf, ()) for place, leaf in namespace.merged.records().items()}
-        self._made = 0
+        self._made = self._joined = 0
         found: dict[tuple[str, str], Leaf] = {}
         base: dict[str, Any] = {}
         for path, (value, layer, _) in namespace.base.items():
@@ -269,7 +272,7 @@ class Configuration:
     ) -> tuple[str, Any, list[str]]:
         tree = namespace.merged.tree(view.tenant)
         unknown = []
-        self._made = 0
+        self._made = self._joined = 0
         for path in sorted(view.speaking_in(namespace)):
             value, layer, hidden = view.leaf(path) or (None, "", True)
             if hidden:
@@ -340,6 +343,22 @@ class Configuration:
         namespace = self._namespace(namespace_of(path))
         return namespace is not None and namespace.leads_on(path)
 
+    def join(self, text: list[str]) -> str:
+        """One text of its pieces.
+
+        Raises:
+            ManifestInvalid: there was more of it since a caller asked than memory is for.
+        """
+        self._joined += sum(map(len, text))
+        if self.is_full:
+            raise _too_much(MAX_JOINED_CHARACTERS)
+        return "".join(text)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more text is put together for the values that are asked for."""
+        return self._joined > MAX_JOINED_CHARACTERS
+
     def _namespace(self, name: str) -> _Namespace | None:
         if name not in self._namespaces:
             documents = self._read(name)
@@ -392,10 +411,7 @@ class Configuration:
                 raise _too_deep()
             self._made += followed.size
             if self._made > MAX_MADE_CHARACTERS:
-                raise ManifestInvalid(
-                    f"expected at most {MAX_MADE_CHARACTERS} characters that references make,"
-                    " found more"
-                )
+                raise _too_much(MAX_MADE_CHARACTERS)
             return followed.value, referred(value)
         except ManifestInvalid as error:
             raise _named(error, name, path, layer, view.tenant, self.environment) from error
@@ -485,8 +501,7 @@ class _View:
         self._own = own
         self._affected = affected
         self._base = base
-        self._done: dict[str, _Followed] = {}
-        self._open: list[str] = []
+        self._done: dict[str, _Followed | str] = {}
         self._levels = 0
         self._paths: list[str] | None = None
 
@@ -509,29 +524,70 @@ class _View:
 
     def value(self, path: str) -> _Followed:
         """The leaf at a path with its references followed."""
-        if self._base is not None and path not in self._affected and path not in self._own:
-            try:
-                return self._base.value(path)
-            except ManifestInvalid:
-                # Where tenants may have more than is known here, it may be no error for this one.
-                if self._configuration.complete:
-                    raise
-        if path in self._done:
-            return self._done[path]
-        if path in self._open:
-            chain = " > ".join([*self._open[self._open.index(path) :], path])
-            raise ManifestInvalid(f"expected references that end, found {_short(chain, 200)}")
-        self._open.append(path)
-        try:
-            found = self._done[path] = self._follow(self._existing(path))
-        finally:
-            self._open.pop()
+        found = self._settled(path)
+        if isinstance(found, str):
+            raise ManifestInvalid(found)
         return found
+
+    def _settled(self, path: str) -> _Followed | str:
+        """The value at a path, or what is wrong with it: found out once for all who ask."""
+        found = self._known(path)
+        if found is None:
+            self._settle(path)
+            found = self._done[path]
+        return found
+
+    def _known(self, path: str) -> _Followed | str | None:
+        if self._base is not None and path not in self._affected and path not in self._own:
+            found = self._base._settled(path)
+            # Where tenants may have more than is known here, it may be no error for this one.
+            if self._configuration.complete or isinstance(found, _Followed):
+                return found
+        return self._done.get(path)
+
+    def _settle(self, first: str) -> None:
+        """Follow a leaf after those it refers to, each of them once, however far they lead."""
+        way = {first: iter(self._asked(first))}
+        while way:
+            path, asked = next(reversed(way.items()))
+            for other in asked:
+                if other in way:
+                    self._refuse_ring(way, other)
+                    break
+                if self._known(other) is None:
+                    way[other] = iter(self._asked(other))
+                    break
+            else:
+                del way[path]
+                try:
+                    self._done[path] = self._follow(self._existing(path))
+                except ManifestInvalid as error:
+                    if self._configuration.is_full:
+                        # Nothing is wrong with this leaf for who asks for another namespace.
+                        raise
+                    self._done[path] = str(error)
+
+    def _refuse_ring(self, way: dict[str, Iterator[str]], first: str) -> None:
+        """Take the leaves from ``first`` on off the way: they lead back to it."""
+        found = [first]
+        while (last := way.popitem()[0]) != first:
+            found.append(last)
+        chain = " > ".join([first, *reversed(found)])
+        problem = f"expected references that end, found {_short(chain, 200)}"
+        self._done.update(dict.fromkeys(found, problem))
+
+    def _asked(self, path: str) -> tuple[str, ...]:
+        """What the leaf at a path refers to; nothing where there is none or it is malformed."""
+        leaf = self.leaf(path)
+        try:
+            return referred(leaf[0]) if leaf is not None else ()
+        except ManifestInvalid:
+            return ()
 
     def _existing(self, path: str) -> Any:
         leaf = self.leaf(path)
         if leaf is not None and not leaf[2]:
-            if len(self._open) > 1 and leaf[0] == {} and isinstance(leaf[0], dict):
+            if isinstance(leaf[0], dict) and not leaf[0]:
                 raise _no_leaf(path, "a mapping; refer to its keys one by one")
             return leaf[0]
         if not self._configuration.known(namespace_of(path)):
@@ -589,11 +645,9 @@ class _View:
                 raise ManifestInvalid(
                     f"expected text of at most {MAX_TEXT_CHARACTERS} characters, found more"
                 )
-        return _Followed("".join(pieces), size, depth)
+        return _Followed(self._configuration.join(pieces), size, depth)
 
     def _referred(self, path: str) -> _Followed:
-        if len(self._open) > MAX_CHAIN:
-            raise _too_long()
         found = self.value(path)
         if found.depth >= MAX_CHAIN:
             raise _too_long()
@@ -604,9 +658,7 @@ def _gathered(value: Any, items: Iterable[_Followed]) -> _Followed:
     each = list(items)
     size = 8 + sum(item.size for item in each)
     if size > MAX_MADE_CHARACTERS:
-        raise ManifestInvalid(
-            f"expected at most {MAX_MADE_CHARACTERS} characters that references make, found more"
-        )
+        raise _too_much(MAX_MADE_CHARACTERS)
     levels = 1 + max((item.levels for item in each), default=0)
     if levels > MAX_DEPTH:
         raise _too_deep()
@@ -681,6 +733,10 @@ def _no_leaf(path: str, found: str) -> ManifestInvalid:
 
 def _too_deep() -> ManifestInvalid:
     return ManifestInvalid(f"expected at most {MAX_DEPTH} levels, found more")
+
+
+def _too_much(most: int) -> ManifestInvalid:
+    return ManifestInvalid(f"expected at most {most} characters that references make, found more")
 
 
 def _too_long() -> ManifestInvalid:
