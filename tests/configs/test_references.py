@@ -367,8 +367,8 @@ def test_each_leaf_of_a_long_ring_or_chain_is_followed_once(
     monkeypatch.setattr(references, "parts", counted)
     names = [f"k{number:04}" for number in range(1_000)]
     links = {name: f"${{app.{after}}}" for name, after in pairwise(names)}
+    found: list[str] = []
     for last, refusal in ((f"${{app.{names[0]}}}", "that end"), ("end", "at most 32 references")):
-        found: list[str] = []
         app = document("app", values={**links, names[-1]: last})
         configured(app).leaves("app", lambda _, path, error: found.append(str(error)))
         assert len(found) >= len(names) - 1 - MAX_CHAIN
@@ -376,6 +376,7 @@ def test_each_leaf_of_a_long_ring_or_chain_is_followed_once(
         # When it is asked what it refers to, when it is made, and when that is told.
         assert len(read) <= 3 * len(names)
         read.clear()
+        found.clear()
 
 
 def test_text_for_a_list_of_it_is_bounded_before_it_is_made() -> None:

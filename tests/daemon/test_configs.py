@@ -10,7 +10,9 @@ from typing import Any
 import msgpack
 import pytest
 
+from control_plane.client import ControlPlaneClient
 from control_plane.configs.settings import ConfigManager
+from control_plane.errors import ViewExpired
 from control_plane.replica.authorship import PREFIX, change_key
 from control_plane.replica.format import CONFIG, HEAD_HELD, NO_VALUE, SERVED, record_key
 
@@ -222,6 +224,24 @@ def test_origin_tells_layer_manifest_author_generation_and_reason(log: Any, node
             manager.origin("app")
         with pytest.raises(KeyError, match=r"expected a key with a value, found none; nearest:"):
             manager.origin("app.urls")
+
+
+def test_a_pinned_view_tells_origin_as_the_manager_does(log: Any, node: Any) -> None:
+    generation = log.put(config("app", values={"k": 1}))
+    node.follow()
+    node.close()
+    with ControlPlaneClient(str(node.folder.parent), "production") as client:
+        with client.pinned() as held:
+            origin = held.config.origin("app.k")
+            assert (origin.generation, origin.reason) == (generation, "a test")
+            assert origin.key_ids == (key_id(log),)
+            with pytest.raises(ValueError, match="expected environment production, found staging"):
+                held.config.origin("app.k", "staging")
+            with pytest.raises(KeyError, match="found a mapping"):
+                held.config.origin("app")
+            kept = held.config
+        with pytest.raises(ViewExpired):
+            kept.origin("app.k")
 
 
 def test_a_replica_whose_writer_kept_no_changes_tells_layer_and_generation(

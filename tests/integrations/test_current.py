@@ -35,6 +35,17 @@ def test_a_block_is_a_request_and_blocks_may_be_nested(kit: ReplicaKit) -> None:
     assert not current.flags().is_enabled("theirs")
 
 
+def test_origin_is_of_the_requests_generation_and_tenant(kit: ReplicaKit) -> None:
+    with current.request(tenant_id="acme"):
+        first = current.config().origin("db.url")
+        kit.set_config("db", {"url": "new"})
+        held = current.config().origin("db.url")
+        base = current.config().origin("db.url", tenant_id="other")
+    assert (first.layer, held.layer, base.layer) == ("tenants.acme", "tenants.acme", "values")
+    assert (held.generation, base.generation) == (first.generation, first.generation)
+    assert current.config().origin("db.url").generation == first.generation + 1
+
+
 def test_a_block_ends_by_an_exception_too(kit: ReplicaKit) -> None:
     with pytest.raises(KeyError), current.request(tenant_id="acme") as view:
         raise KeyError

@@ -24,7 +24,6 @@ from control_plane.replica.format import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from control_plane.replica.reader import View
 
@@ -103,17 +102,17 @@ class Origin:
 
 def origin_of(
     view: View,
-    changes: Any,
     path: str,
     tenant: str,
     environment: str,
     overrides: Mapping[tuple[str, ...], str],
 ) -> Origin:
-    """The origin of the leaf at ``path``; ``changes`` is a handle of the sub-database ``blobs``.
+    """The origin of the leaf at ``path``, all of it as the view's generation has it.
 
     Raises:
         KeyNotFoundError: no value, or a mapping, whose leaves each have an origin of their own.
         ReplicaCorrupt | FormatUnsupported: the record cannot be read.
+        ViewExpired: the view outlived the grace period.
     """
     keys = decode_path(path)
     if keys in overrides:
@@ -129,9 +128,8 @@ def origin_of(
         raise _no_leaf(view, path, tenant, environment)
     (layer, generation, references), held = found
     manifest = layer if layer.startswith(f"{keys[0]}@") else keys[0]
-    authored = None
-    for _, data in view.scan(change_key(generation), 1, changes):
-        authored = decode_change(generation, data)[1]
+    [data] = view.read_blobs(change_key(generation))
+    authored = None if data is None else decode_change(generation, data)[1]
     return Origin(
         written(path),
         layer,

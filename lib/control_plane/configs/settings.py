@@ -243,9 +243,8 @@ class ConfigManager:
         if replica is None:
             require_environment(self._source)
             raise ReplicaUnavailable(str(self._source.error))
-        changes = replica.database("blobs")
         with replica.view() as view:
-            return origin_of(view, changes, path, tenant, self.environment or "", self.overrides)
+            return origin_of(view, path, tenant, self.environment or "", self.overrides)
 
     def load_environment(self, name: str) -> None:
         """Read ``name`` from now on; watches stay with the environment they were made in."""
@@ -428,8 +427,7 @@ class PinnedConfig:
             ViewExpired: the view outlived the grace period.
             ValueError: another environment is named; generations of two are not comparable.
         """
-        if environment not in (None, self._environment):
-            raise ValueError(f"expected environment {self._environment}, found {environment}")
+        self._check(environment)
         path, tenant = _checked_path(key), _checked_tenant(tenant_id)
         value = overridden(self.overrides, path, merged_value(self._view, path, tenant))
         if value is not ABSENT:
@@ -443,6 +441,26 @@ class PinnedConfig:
         from control_plane.configs.views import Section
 
         return Section(self, _checked_path(prefix), tenant_id)
+
+    def origin(
+        self, key: Key, environment: str | None = None, tenant_id: str | None = None
+    ) -> Origin:
+        """As `ConfigManager.origin`, of the pinned generation.
+
+        Raises:
+            KeyNotFoundError: no value, or a mapping: each of its values has an origin of its own.
+            ViewExpired: the view outlived the grace period.
+            ValueError: another environment is named; generations of two are not comparable.
+        """
+        from control_plane.configs.origin import origin_of
+
+        self._check(environment)
+        path, tenant = _checked_path(key), _checked_tenant(tenant_id)
+        return origin_of(self._view, path, tenant, self._environment, self.overrides)
+
+    def _check(self, environment: str | None) -> None:
+        if environment not in (None, self._environment):
+            raise ValueError(f"expected environment {self._environment}, found {environment}")
 
 
 def _read(replica: Replica | TrustedReplica, path: str, tenant: str) -> object:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from control_plane.client import ControlPlaneClient, PinnedView
+    from control_plane.configs.origin import Origin
     from control_plane.configs.settings import Key, PinnedConfig
     from control_plane.feature_flags.evaluator import FlagEvaluator
     from control_plane.integrations.snapshots import Snapshot, Snapshots
@@ -169,16 +170,31 @@ class RequestConfig:
             KeyNotFoundError: no value and no default; names the nearest keys.
             ReplicaUnavailable: no replica and no default.
         """
-        client = self._view.client
-        if tenant_id is None:
-            tenant_id = _tenant(self._view.context.get("tenant_id"))
+        client, tenant = self._view.client, self._tenant(tenant_id)
         if environment not in (None, client.environment):
-            return client.config.get(key, default, environment, tenant_id)
-        return self._view.asked(lambda held: held.config.get(key, default, None, tenant_id))
+            return client.config.get(key, default, environment, tenant)
+        return self._view.asked(lambda held: held.config.get(key, default, None, tenant))
 
     def section(self, prefix: Key) -> Section:
         """The same calls with every key read below ``prefix``."""
         return Section(cast("PinnedConfig", self), path_of(prefix))
+
+    def origin(
+        self, key: Key, environment: str | None = None, tenant_id: str | None = None
+    ) -> Origin:
+        """As `ConfigManager.origin`; another environment than the client's is read as it is now.
+
+        Raises:
+            KeyNotFoundError: no value, or a mapping: each of its values has an origin of its own.
+            ReplicaUnavailable: no replica.
+        """
+        client, tenant = self._view.client, self._tenant(tenant_id)
+        if environment not in (None, client.environment):
+            return client.config.origin(key, environment, tenant)
+        return self._view.asked(lambda held: held.config.origin(key, None, tenant))
+
+    def _tenant(self, named: str | None) -> str | None:
+        return _tenant(self._view.context.get("tenant_id")) if named is None else named
 
 
 class RequestRegistry(_Registry):

@@ -79,6 +79,7 @@ class Replica:
     """
 
     __slots__ = (
+        "_blobs",
         "_environment",
         "_era",
         "_holders",
@@ -100,6 +101,7 @@ class Replica:
         self._environment: Any = _open_environment(directory)
         self._records: Any = None
         self._log: Any = None
+        self._blobs: Any = None
         try:
             self._open_databases()
         except BaseException:
@@ -244,12 +246,13 @@ class Replica:
             try:
                 records = self._environment.open_db(b"records", create=False)
                 log = self._environment.open_db(b"log", create=False)
+                blobs = self._environment.open_db(b"blobs", create=False)
             except lmdb.Error as error:
                 if words[_SAFE] == safe:
                     raise _damaged(self.directory, error) from error
                 continue
             if words[_SAFE] == safe <= txn_id:
-                self._records, self._log = records, log
+                self._records, self._log, self._blobs = records, log, blobs
                 return
         raise _busy(self.directory)
 
@@ -297,6 +300,14 @@ class View:
             ViewExpired | ReplicaCorrupt: as `read`.
         """
         return self._checked(_copy, self._replica._log, keys)
+
+    def read_blobs(self, *keys: bytes) -> list[bytes | None]:
+        """Return what the writer keeps beside the records under each key, None where nothing.
+
+        Raises:
+            ViewExpired | ReplicaCorrupt: as `read`.
+        """
+        return self._checked(_copy, self._replica._blobs, keys)
 
     def scan(
         self, prefix: bytes, limit: int = 1 << 20, database: Any = None, after: bytes = b""
