@@ -63,6 +63,7 @@ ODD: dict[str, Any] = {
 
 # Each line that ends in a mark is reported by both checkers, every other by none.
 PROGRAM = """\
+from dataclasses import dataclass
 from typing import Literal, assert_type
 
 import control_plane
@@ -70,6 +71,10 @@ from features import (
     BooleanFlag, ConfigManager, ControlPlaneClient, DatabaseConfig, FeatureFlagManager,
     LimitsValue, RegistryManager, StyleVariant,
 )
+
+@dataclass(frozen=True)
+class Pool:
+    size: int
 
 client = ControlPlaneClient()
 flags = client.flags
@@ -167,6 +172,21 @@ config.get(("database", "plans", name))
 config.section("databas")  # wrong
 config.watch("database.pool", print)
 config.watch("database.pol", print)  # wrong
+assert_type(config.bind(Pool, "database.pool").value, Pool)
+assert_type(config.bind(Pool)(), Pool)
+config.bind(Pool, "database.pol")  # wrong
+config.snapshot("database").generation
+config.snapshot(tenant_id="acme")
+config.snapshot("databas")  # wrong
+assert_type(config.origin("database.pool.size").layer, str)
+config.origin("database.pool.sise", tenant_id="acme")  # wrong
+async def follow() -> None:
+    config.changes("database.pol")  # wrong
+    async with config.changes(("database", "pool")) as changes:
+        async for change in changes:
+            assert_type(change.generation, int)
+with client.pinned() as held:
+    held.config.origin("databas")  # wrong
 
 # agents and tools
 registry = client.registry

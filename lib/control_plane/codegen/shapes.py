@@ -201,28 +201,39 @@ class _Reader:
         parts: list[Mapping[str, Any]],
     ) -> Shape:
         trees = [value for value in values if isinstance(value, dict)]
-        properties = given.get("properties") or {}
+        if given["properties"]:
+            return self._fields(given, trees, settled, inside, parts)
         others = _others(given)
-        if not properties:
-            if not others:
-                return self._mapping(trees, settled)
-            members = [each for tree in trees for each in tree.values()]
-            value = either(
-                self.shape(each, members, settled=False, inside=inside) for each in others
-            )
-            return Open(value, _each_once(key for tree in trees for key in tree))
+        return self._open(others, trees, inside) if others else self._mapping(trees, settled)
+
+    def _open(self, others: list[Any], trees: list[Any], inside: dict[int, Fields | None]) -> Shape:
+        """A mapping whose keys no schema names: its members are all of one shape."""
+        members = [each for tree in trees for each in tree.values()]
+        value = either(self.shape(each, members, settled=False, inside=inside) for each in others)
+        return Open(value, _keys_of(trees))
+
+    def _fields(
+        self,
+        given: Mapping[str, Any],
+        trees: list[Any],
+        settled: bool,
+        inside: dict[int, Fields | None],
+        parts: list[Mapping[str, Any]],
+    ) -> Fields:
+        """A mapping with properties, and with what else its values have."""
         made = Fields()
         inside = inside | {id(part): made for part in parts}
-        keys = _each_once([*properties, *(key for tree in trees for key in tree)])
+        properties, others = given["properties"], _others(given) or [None]
+        keys = _each_once([*properties, *_keys_of(trees)])
         for key in keys:
             below = [tree[key] for tree in trees if key in tree]
-            schemas = [properties[key]] if key in properties else others or [None]
+            schemas = [properties[key]] if key in properties else others
             made.fields[key] = either(
                 self.shape(each, below, settled=settled, inside=inside) for each in schemas
             )
-        made.required = {key for key in keys if key in given.get("required", ())}
-        if settled and trees and not made.contains_itself:
-            made.required |= {key for key in keys if all(key in tree for tree in trees)}
+        made.required.update(given["required"] & made.fields.keys())
+        if settled and not made.contains_itself:
+            made.required |= _in_all(trees)
         return made
 
     def _observed(self, values: Sequence[Any], settled: bool) -> Shape:
@@ -241,7 +252,7 @@ class _Reader:
         return either(shapes)
 
     def _mapping(self, trees: Sequence[Mapping[str, Any]], settled: bool) -> Shape:
-        keys = _each_once(key for tree in trees for key in tree)
+        keys = _keys_of(trees)
         if not keys:
             return Open(ANY)
         made = Fields()
@@ -249,7 +260,7 @@ class _Reader:
             below = [tree[key] for tree in trees if key in tree]
             made.fields[key] = self._observed(below, settled)
         if settled:
-            made.required = {key for key in keys if all(key in tree for tree in trees)}
+            made.required = _in_all(trees)
         return made
 
     def _parts(self, schema: Any) -> list[Mapping[str, Any]] | None:
@@ -297,7 +308,7 @@ def _laid_together(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
     given["properties"] = {
         key: value for each in reversed(properties) for key, value in each.items()
     }
-    given["required"] = [key for each in required for key in each]
+    given["required"] = {key for each in required for key in each if isinstance(key, str)}
     return given
 
 
@@ -343,6 +354,16 @@ def _literals(values: list[Any]) -> Shape:
         whole = (int(each) if isinstance(each, float) else each for each in named)
         shapes.append(OneOf(_each_once(whole)))
     return either([*shapes, NULL] if None in values else shapes)
+
+
+def _keys_of(trees: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The keys that some value has, each once."""
+    return _each_once(key for tree in trees for key in tree)
+
+
+def _in_all(trees: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The keys that every value has; none without a value."""
+    return set[str].intersection(*map(set, trees)) if trees else set()
 
 
 def _each_once(values: Iterable[Any]) -> tuple[Any, ...]:

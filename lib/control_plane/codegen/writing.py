@@ -91,7 +91,10 @@ import control_plane.configs.settings
 import control_plane.feature_flags.evaluator
 import control_plane.feature_flags.flag_manager
 import control_plane.registries.registry_manager
-from control_plane.configs.views import Section
+from control_plane.configs.binding import Binding
+from control_plane.configs.changes import Changes
+from control_plane.configs.origin import Origin
+from control_plane.configs.views import Section, Snapshot
 from control_plane.configs.watch import Change, Watch
 from control_plane.feature_flags.evaluation import Evaluation, Explanation
 from control_plane.feature_flags.evaluator import Handle
@@ -119,7 +122,7 @@ _GETTERS: Final = (
     ("get_int", (INTEGER,), "int"),
     ("get_float", (INTEGER, NUMBER), "float"),
 )
-_TYPE_VARIABLES: Final = "".join(
+_TYPE_VARIABLES: Final = '_Model = TypeVar("_Model")\n' + "".join(
     f'{variable} = TypeVar("{variable}", bound={name} | None)\n'
     for name, variable in _SCALARS.values()
 )
@@ -135,15 +138,21 @@ class FeatureFlagManager(_Evaluator, control_plane.FeatureFlagManager):
     def pinned_to(self, view: View | None) -> PinnedFlags: ...
     def override(self, flags: Mapping[FlagName, Any]) -> Override: ...
 """
-_CONFIG: Final = """\
-    def section(self, prefix: ConfigKey | tuple[str, ...], tenant_id: str | None = None)\
- -> Section: ...
+_KEY: Final = "ConfigKey | tuple[str, ...]"
+_CONFIG: Final = f"""\
+    def section(self, prefix: {_KEY}, tenant_id: str | None = None) -> Section: ...
+    def origin(self, key: {_KEY}, environment: str | None = None, tenant_id: str | None = None)\
+ -> Origin: ...
 
 class PinnedConfig(_Config, control_plane.configs.settings.PinnedConfig): ...
 
 class ConfigManager(_Config, control_plane.ConfigManager):
-    def watch(self, prefix: ConfigKey | tuple[str, ...], callback: Callable[[Change], object],\
+    def snapshot(self, prefix: {_KEY} = ..., tenant_id: str | None = None) -> Snapshot: ...
+    def bind(self, model: type[_Model], prefix: {_KEY} = ..., tenant_id: str | None = None)\
+ -> Binding[_Model]: ...
+    def watch(self, prefix: {_KEY}, callback: Callable[[Change], object],\
  tenant_id: str | None = None) -> Watch: ...
+    def changes(self, prefix: {_KEY}, tenant_id: str | None = None) -> Changes: ...
 """
 _VERSION: Final = "version: str | None = None, tenant_id: str | None = None"
 _REST: Final = f"""\
