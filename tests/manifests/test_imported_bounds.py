@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from control_plane.feature_flags.table import MAX_PREREQUISITES
+from control_plane.manifests import launchdarkly
+from control_plane.manifests.asking import after_asked
 from control_plane.manifests.growthbook import import_growthbook
 from control_plane.manifests.imported import Imported
 from control_plane.manifests.launchdarkly import import_launchdarkly
@@ -58,7 +65,11 @@ def test_a_chain_of_features_of_growthbook_without_end_is_refused() -> None:
     found = growthbook({**chain, f"f{DEEP}": {"defaultValue": True}, "apart": asking(f"f{DEEP}")})
     texts = [problem.text for problem in found.problems]
     assert any("expected features that ask each other at most 64 deep" in text for text in texts)
-    assert "apart" in [document["name"] for document in found.documents]
+    stay = {f"f{n}" for n in range(DEEP - MAX_PREREQUISITES + 1, DEEP + 1)}
+    assert {document["name"] for document in found.documents} == {"apart", *stay}
+    with replica(flags={each["name"]: each["metadata"] for each in found.documents}) as client:
+        deepest = f"f{DEEP - MAX_PREREQUISITES + 1}"
+        assert client.flags.evaluate(deepest, None, user_id="u").error_code is None
 
 
 def test_saved_groups_of_growthbook_that_double_are_refused_before_they_are_written_out() -> None:
@@ -83,6 +94,60 @@ def test_segments_of_launchdarkly_that_double_are_refused_before_they_are_writte
     ring = [segment(f"s{n}", f"s{n + 1}", f"s{n + 1}") for n in range(15)]
     found = segments(*ring, segment("s15"))
     assert "expected at most 1000 segments in one" in found.problems[0].text
+
+
+def test_flags_of_launchdarkly_in_a_long_ring_are_each_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[Any] = []
+
+    def counted(metadata: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        looked.append(metadata)
+        yield from asked(metadata)
+
+    asked = launchdarkly._asked
+    monkeypatch.setattr(launchdarkly, "_asked", counted)
+    flags = {f"f{n}": flag(f"f{n}", f"f{(n + 1) % DEEP}") for n in range(DEEP)}
+    flags["apart"] = flag("apart")
+    found = import_launchdarkly(Document({"flags": flags}, "flags.json", b"{}"))
+    assert [document["name"] for document in found.documents] == ["apart"]
+    assert len(looked) == DEEP + 1
+    texts = sorted(problem.text for problem in found.problems)
+    assert texts[0] == "flag f0: expected to ask flag f1, found it refused"
+    assert f"flag f{DEEP - 1}: expected to ask flag f0, found a ring" in texts
+
+
+def test_rules_of_launchdarkly_with_one_id_get_numbers() -> None:
+    clause = {"attribute": "plan", "op": "in", "values": ["pro"], "negate": False}
+    rules = [{"id": "x" * 100, "variation": 1, "clauses": [clause]} for _ in range(30)]
+    found = import_launchdarkly(Document({"flags": {"f": {**flag("f"), "rules": rules}}}, "f", b""))
+    assert found.problems == ()
+    names = [rule["name"] for rule in found.documents[0]["metadata"]["rules"]]
+    assert names == ["x" * 100, *(f"{'x' * 100} ({n})" for n in range(2, 31))]
+
+
+@given(
+    st.integers(1, 12).flatmap(
+        lambda n: st.lists(st.lists(st.integers(0, n - 1), max_size=4), min_size=n, max_size=n)
+    )
+)
+def test_what_is_asked_comes_before_who_asks_it_but_in_a_ring(asks: list[list[int]]) -> None:
+    def reached(start: int) -> set[int]:
+        seen: set[int] = set()
+        pending = list(asks[start])
+        while pending:
+            if (each := pending.pop()) not in seen:
+                seen.add(each)
+                pending.extend(asks[each])
+        return seen
+
+    before: set[int] = set()
+    for part, back in after_asked(range(len(asks)), asks.__getitem__):
+        assert part not in before
+        assert {other for other in asks[part] if other not in before} == set(back)
+        assert all(part in reached(other) for other in back)
+        before.add(part)
+    assert before == set(range(len(asks)))
 
 
 def test_flags_of_launchdarkly_that_ask_deeper_than_an_evaluation_follows_are_refused() -> None:

@@ -29,7 +29,7 @@ from control_plane.feature_flags.flagd_bucketing import NEWEST
 from control_plane.feature_flags.targeting import MAX_LEVELS
 from control_plane.manifests.imported import Imported, Path, Problem
 from control_plane.manifests.loader import Document
-from control_plane.manifests.renaming import flag_name
+from control_plane.manifests.renaming import name_of
 from control_plane.manifests.validation import validate
 
 MAX_EXPANDED: Final = 100_000
@@ -89,7 +89,9 @@ def _document(
 ) -> dict[str, Any]:
     where: Path = ("flags", key)
     _check_fields(flag, where)
-    name = flag_name(key, rename=rename, refuse=lambda expected: _refuse_key(where, expected, key))
+    name = name_of(
+        "flag", key, rename=rename, refuse=lambda expected: _refuse_key(where, expected, key)
+    )
     metadata: dict[str, Any] = {"variants": flag.get("variants")}
     metadata["default"] = _default(flag.get("defaultVariant"))
     metadata["disabled"] = None

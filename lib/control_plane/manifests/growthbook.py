@@ -35,11 +35,12 @@ from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.bucketings import GROWTHBOOK_1, GROWTHBOOK_2, split_ends
 from control_plane.feature_flags.compile import VARIANTS, Compiler, PlainContext
 from control_plane.feature_flags.table import MAX_PREREQUISITES
+from control_plane.manifests.asking import RuleNames, after_asked
 from control_plane.manifests.conditions import Condition, all_of, any_of, asks, none_of
 from control_plane.manifests.growthbook_conditions import Conditions, check_attribute, refuse
 from control_plane.manifests.imported import Imported, Path, Problem
 from control_plane.manifests.loader import Document
-from control_plane.manifests.renaming import flag_name
+from control_plane.manifests.renaming import name_of
 from control_plane.manifests.validation import validate
 from control_plane.manifests.variants import completed, identity, type_of, variant_names
 
@@ -76,9 +77,10 @@ def import_growthbook(
     translating = _Features(features, groups, lists, rename)
     documents: dict[str, dict[str, Any]] = {}
     problems, changes = [], []
-    for key in features:
+    for key, found in translating.all():
         try:
-            found = translating.carried(key)
+            if isinstance(found, ManifestInvalid):
+                raise found
             if found.document["name"] in documents:
                 refuse(("features", key), "a name no other feature has", found.document["name"])
         except ManifestInvalid as error:
@@ -122,10 +124,14 @@ def _parts(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Carried:
-    """A feature as a manifest, and what can be served: null where its caller's default can be."""
+    """A feature as a manifest, and what can be served: null where its caller's default can be.
+
+    ``height`` is how many features are under each other from here on, this one counted.
+    """
 
     document: dict[str, Any]
     null: bool
+    height: int
     changes: tuple[str, ...]
 
 
@@ -144,44 +150,39 @@ class _Features:
         self.lists = lists
         self.rename = rename
         self._found: dict[str, _Carried | ManifestInvalid] = {}
-        self._asking: list[str] = []
 
-    def carried(self, key: str) -> _Carried:
-        """The feature as a manifest.
-
-        Raises:
-            ManifestInvalid: it is refused.
-        """
-        found = self._found.get(key)
-        if found is None:
+    def all(self) -> Iterator[tuple[str, _Carried | ManifestInvalid]]:
+        """Each feature as a manifest or why it is refused, in the order of the file."""
+        for key, _ in after_asked(self._features, self._parents):
             try:
-                found = self._translated(key)
+                self._found[key] = _Feature(self, key, self._features[key]).carried()
             except ManifestInvalid as error:
-                found = error
-            self._found[key] = found
-        if isinstance(found, ManifestInvalid):
-            raise found
-        return found
+                self._found[key] = error
+        for key in self._features:
+            yield key, self._found[key]
 
     def asked(self, key: Any, where: Path) -> _Carried:
         """The feature that another one rests on."""
         if not isinstance(key, str) or key not in self._features:
             refuse(where, "a feature that is in the file", key)
-        if key in self._asking:
+        found = self._found.get(key)
+        if found is None:
+            # Those that are asked come first, but for one that asks this one.
             refuse(where, "features that do not ask each other in a ring", key)
-        if len(self._asking) >= MAX_PREREQUISITES:
-            refuse(where, f"features that ask each other at most {MAX_PREREQUISITES} deep", key)
-        try:
-            return self.carried(key)
-        except ManifestInvalid:
+        if isinstance(found, ManifestInvalid):
             refuse(where, "a feature that is carried over", key)
+        return found
 
-    def _translated(self, key: str) -> _Carried:
-        self._asking.append(key)
-        try:
-            return _Feature(self, key, self._features[key]).carried()
-        finally:
-            self._asking.pop()
+    def _parents(self, key: str) -> Iterator[str]:
+        """The features of the file that one seems to ask, whatever else is wrong with it."""
+        feature = self._features[key]
+        rules = feature.get("rules") if isinstance(feature, dict) else None
+        for rule in rules if isinstance(rules, list) else ():
+            parents = rule.get("parentConditions") if isinstance(rule, dict) else None
+            for parent in parents if isinstance(parents, list) else ():
+                other = parent.get("id") if isinstance(parent, dict) else None
+                if isinstance(other, str) and other in self._features:
+                    yield other
 
 
 @dataclass(slots=True)
@@ -190,6 +191,7 @@ class _Rules:
 
     gate: Condition = True
     rules: list[dict[str, Any]] = field(default_factory=list)
+    names: RuleNames = field(default_factory=RuleNames)
     gated: bool = False
 
     def add(self, name: str, when: Condition, **serve: Any) -> None:
@@ -197,11 +199,7 @@ class _Rules:
         when = all_of(self.gate, when)
         if when is False:
             return
-        names = {rule["name"] for rule in self.rules}
-        unique, number = name, 2
-        while unique in names:
-            unique, number = f"{name} ({number})", number + 1
-        rule: dict[str, Any] = {"name": unique}
+        rule: dict[str, Any] = {"name": self.names.of(name)}
         if when is not True:
             rule["when"] = when
         self.rules.append({**rule, **serve})
@@ -220,13 +218,17 @@ class _Feature:
         self._feature = feature
         self._conditions = Conditions(features.groups, features.lists)
         self._changes: list[str] = []
+        self._under = 0
         self._written = feature.get("rules") or []
         if not isinstance(self._written, list):
             refuse((*self._where, "rules"), "a list", self._written)
         self._version = next(map(_version, filter(_hashes, self._written)), 0)
         self._rules = _Rules()
-        self._name = flag_name(
-            key, rename=features.rename, refuse=lambda expected: refuse(self._where, expected, key)
+        self._name = name_of(
+            "flag",
+            key,
+            rename=features.rename,
+            refuse=lambda expected: refuse(self._where, expected, key),
         )
 
     def carried(self) -> _Carried:
@@ -255,7 +257,7 @@ class _Feature:
         except ManifestInvalid as error:
             raise ManifestInvalid(str(error), self._where) from error
         changes = tuple(dict.fromkeys([*self._changes, *self._conditions.changes]))
-        return _Carried(document, default is None or self._rules.gated, changes)
+        return _Carried(document, default is None or self._rules.gated, 1 + self._under, changes)
 
     def _values(self, rules: list[Any]) -> list[Any]:
         """The values the feature can serve, each once, all of one type."""
@@ -325,9 +327,16 @@ class _Feature:
         self._changes += conditions.changes
         holding = [name for name, value in variants.items() if _holds(when, value)]
         failing = [name for name in variants if name not in holding]
+        self._check_height(other, where)
         if other.null and _holds(when, None):
             return none_of(_serves(other, failing))
         return _serves(other, holding) if other.null or failing else True
+
+    def _check_height(self, other: _Carried, where: Path) -> None:
+        if other.height >= MAX_PREREQUISITES:
+            expected = f"features that ask each other at most {MAX_PREREQUISITES} deep"
+            refuse((*where, "id"), expected, other.document["name"])
+        self._under = max(self._under, other.height)
 
     def _filters(self, filters: Any, where: Path) -> Condition:
         where = (*where, "filters")

@@ -25,13 +25,13 @@ Source: ``ldclient.impl.evaluator`` and ``evaluator_common`` of the PyPI package
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from control_plane.errors import ManifestInvalid
 from control_plane.feature_flags.bucketings import LAUNCHDARKLY, split_ends
 from control_plane.feature_flags.table import MAX_PREREQUISITES
+from control_plane.manifests.asking import RuleNames, after_asked
 from control_plane.manifests.conditions import Condition, all_of, any_of, is_there, none_of
 from control_plane.manifests.imported import Imported, Path, Problem
 from control_plane.manifests.launchdarkly_clauses import (
@@ -46,9 +46,9 @@ from control_plane.manifests.launchdarkly_clauses import (
     refused,
 )
 from control_plane.manifests.loader import Document
+from control_plane.manifests.renaming import name_of
 from control_plane.manifests.validation import validate
 from control_plane.manifests.variants import completed, is_variant_name, type_of
-from control_plane.names import is_name
 
 MAPPING: Final = (
     "a user's key is the targeting key, a context of another kind an object of that name with key"
@@ -78,7 +78,6 @@ _MAX_LISTED: Final = 500
 _MAX_LEVELS: Final = 16
 _MAX_WRITTEN_OUT: Final = 1_000
 """Segments inside one segment, each as often as it is asked; they may double at each level."""
-_NO_NAME: Final = re.compile(r"[^a-z0-9_.-]")
 
 
 def import_launchdarkly(
@@ -124,7 +123,6 @@ class _File:
             where = ("flagValues", key)
             self._try("flag", key, where, lambda k=key, v=value, w=where: self._constant(k, v, w))
         self._drop_dependents()
-        self._drop_deep()
         return Imported(
             tuple(self._documents.values()),
             tuple(self._problems),
@@ -156,15 +154,10 @@ class _File:
             self._changes += [Problem(where, f"{kind} {key}: {text}") for text in texts]
 
     def _name(self, kind: str, key: str, where: Path) -> str:
-        if is_name(kind, key):
-            return key
-        name = _NO_NAME.sub("_", key.lower()).lstrip("_.-")[:128]
-        if not is_name(kind, name):
-            raise refused(where, f"a key of letters and digits, found {key!r}")
-        if not self._rename:
-            found = f"a name of lower case letters, digits, '_', '.' and '-', found {key!r}"
-            raise refused(where, f"{found}; pass --rename to have it as {name}, split as before")
-        return name
+        def refuse(expected: str) -> NoReturn:
+            raise refused(where, f"{expected}, found {key!r}")
+
+        return name_of(kind, key, rename=self._rename, refuse=refuse)
 
     def _named(self, kind: str, key: str, where: Path) -> str:
         """The name of another flag or segment."""
@@ -174,53 +167,31 @@ class _File:
             raise refused(where, f"{kind} {key} to be imported, found it refused") from error
 
     def _drop_dependents(self) -> None:
-        """Refuse what asks a flag or segment that was refused, or itself through others."""
-        pending = True
-        while pending:
-            pending = False
-            for (kind, name), document in list(self._documents.items()):
-                for other in _asked(document["metadata"]):
-                    if other not in self._documents or self._in_ring(name, other):
-                        found = "a ring" if other in self._documents else "it refused"
-                        text = f"{kind} {name}: expected to ask {' '.join(other)}, found {found}"
-                        self._problems.append(Problem(self._places[kind, name], text))
-                        del self._documents[kind, name]
-                        pending = True
-                        break
-
-    def _drop_deep(self) -> None:
-        """Refuse flags with more flags under each other than an evaluation follows."""
+        """Refuse what asks what was refused, itself through others, or more than is followed."""
+        asked = {
+            part: list(dict.fromkeys(_asked(document["metadata"])))
+            for part, document in self._documents.items()
+        }
+        # How many flags are under each other there: of the parts that stay.
         heights: dict[tuple[str, str], int] = {}
-        for each in list(self._documents):
-            pending = [each] if each[0] == "flag" else []
-            while pending:
-                asked = self._flags_asked(pending[-1])
-                unknown = [other for other in asked if other not in heights]
-                pending.extend(unknown)
-                if not unknown:
-                    heights[pending.pop()] = 1 + max((heights[other] for other in asked), default=0)
-        for each, height in heights.items():
-            if height > MAX_PREREQUISITES:
-                expected = f"expected at most {MAX_PREREQUISITES} flags that ask each other"
-                text = f"flag {each[1]}: {expected}, found {height}"
-                self._problems.append(Problem(self._places[each], text))
-                del self._documents[each]
-
-    def _flags_asked(self, asking: tuple[str, str]) -> list[tuple[str, str]]:
-        asked = _asked(self._documents[asking]["metadata"])
-        return [other for other in asked if other[0] == "flag"]
-
-    def _in_ring(self, name: str, other: tuple[str, str]) -> bool:
-        seen: set[tuple[str, str]] = set()
-        pending = [other]
-        while pending:
-            each = pending.pop()
-            if each == ("flag", name):
-                return True
-            if each not in seen and each in self._documents:
-                seen.add(each)
-                pending.extend(_asked(self._documents[each]["metadata"]))
-        return False
+        carried = asked.keys()
+        for part, back in after_asked(
+            asked, lambda part: (other for other in asked[part] if other in carried)
+        ):
+            gone = next((other for other in asked[part] if other not in heights), None)
+            height = (part[0] == "flag") + max((heights.get(e, 0) for e in asked[part]), default=0)
+            if gone is None and height <= MAX_PREREQUISITES:
+                heights[part] = height
+                continue
+            if gone is None:
+                expected = f"at most {MAX_PREREQUISITES} flags that ask each other, found {height}"
+            else:
+                expected = (
+                    f"to ask {' '.join(gone)}, found {'a ring' if gone in back else 'it refused'}"
+                )
+            text = f"{' '.join(part)}: expected {expected}"
+            self._problems.append(Problem(self._places[part], text))
+            del self._documents[part]
 
     # Segments.
 
@@ -398,7 +369,7 @@ class _Flag:
         self._variants = completed(dict(zip(self._names, variations, strict=True)))
         self._salt = _salt(flag, where)
         self._rules: list[dict[str, Any]] = []
-        self._taken: set[str] = set()
+        self._rule_names = RuleNames()
         self._default: str | None = None
 
     def metadata(self) -> dict[str, Any]:
@@ -562,11 +533,7 @@ class _Flag:
     ) -> None:
         if when is False:
             return
-        name = name[:100]
-        while name in self._taken:
-            name += "-again"
-        self._taken.add(name)
-        rule: dict[str, Any] = {"name": name}
+        rule: dict[str, Any] = {"name": self._rule_names.of(name[:100])}
         if isinstance(when, dict):
             rule["when"] = when
         self._rules.append({**rule, "serve": serve, **(own or {})})

@@ -13,17 +13,22 @@ MAX_NAME: Final = 128
 _NO_NAME: Final = re.compile(r"[^a-z0-9_.-]")
 
 
-def flag_name(
-    key: str, *, rename: bool, refuse: Callable[[str], NoReturn], longest: int = MAX_NAME
+def name_of(
+    kind: str,
+    key: str,
+    *,
+    rename: bool,
+    refuse: Callable[[str], NoReturn],
+    longest: int = MAX_NAME,
 ) -> str:
-    """The flag's name for a key: the key itself where it is one, else with ``rename`` one like it.
+    """A name of that kind for a key: the key where it is one, else with ``rename`` one like it.
 
     ``refuse`` is told what was expected.
     """
-    if is_name("flag", key) and len(key) <= longest:
+    if is_name(kind, key) and len(key) <= longest:
         return key
     name = _NO_NAME.sub("_", key.lower()).lstrip("_.-")[:longest]
-    if not is_name("flag", name):
+    if not is_name(kind, name):
         refuse("a key of letters and digits")
     if not rename:
         refuse(

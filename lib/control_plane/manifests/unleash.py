@@ -46,7 +46,7 @@ from control_plane.feature_flags.comparing import seconds_of
 from control_plane.manifests.conditions import Condition, all_of, any_of, is_there, none_of
 from control_plane.manifests.imported import Imported, Path, Problem
 from control_plane.manifests.loader import Document
-from control_plane.manifests.renaming import MAX_NAME, flag_name
+from control_plane.manifests.renaming import MAX_NAME, name_of
 from control_plane.manifests.unleash_constraints import SESSION, TIME, USER, Constraints, refuse
 from control_plane.manifests.validation import validate
 from control_plane.manifests.variants import completed, is_variant_name, type_of
@@ -123,6 +123,8 @@ class _Features:
         self.rename = rename
         self._features = _named(value.get("features"), "features", "name")
         self._segments = _named(value.get("segments") or [], "segments", "id")
+        self._places = {name: index for index, name in enumerate(self._features)}
+        self._segment_places = {number: index for index, number in enumerate(self._segments)}
         self._found: dict[str, _Carried | ManifestInvalid] = {}
 
     @property
@@ -170,14 +172,14 @@ class _Features:
         """The constraints of a segment, and where it is."""
         if type(number) is not int or number not in self._segments:
             refuse(name, where, "a segment that is in the file", number)
-        index = list(self._segments).index(number)
+        index = self._segment_places[number]
         constraints = self._segments[number].get("constraints") or []
         if not isinstance(constraints, list) or not all(isinstance(e, dict) for e in constraints):
             refuse(name, ("segments", index), "a list of constraints", constraints)
         return constraints, ("segments", index)
 
     def _feature(self, name: str) -> _Feature:
-        return _Feature(self, self._features[name], list(self._features).index(name))
+        return _Feature(self, self._features[name], self._places[name])
 
 
 @dataclass(slots=True)
@@ -204,7 +206,8 @@ class _Feature:
                 self._refuse((*self.where, name), f"one of {', '.join(sorted(_FEATURE))}", name)
         self.strategies = self._list(feature.get("strategies"), (*self.where, "strategies"))
         self.variants = self._list(feature.get("variants"), (*self.where, "variants"))
-        self.name = flag_name(
+        self.name = name_of(
+            "flag",
             self.key,
             rename=features.rename,
             refuse=lambda expected: self._refuse(self.where, expected, self.key),
