@@ -22,8 +22,8 @@ What this module decides:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from control_plane.errors import MissingExtra
 from control_plane.feature_flags.evaluation import ERROR, SPLIT, TYPE_MISMATCH, Evaluation
@@ -37,6 +37,7 @@ except ModuleNotFoundError as error:
 EVENT: Final = "feature_flag.evaluation"
 PROVIDER: Final = "control_plane"
 Attributes = dict[str, str | bool]
+Value = TypeVar("Value")
 
 
 def attributes(
@@ -151,11 +152,8 @@ class TracedFlags:
         context: Mapping[str, Any] | None = None,
     ) -> bool:
         """As ``FeatureFlagManager.get_bool``."""
-        span = get_current_span()
-        if not span.is_recording():
-            return self._flags.get_bool(name, default, user_id, tenant_id, context)
-        found: bool = self._served(span, "bool", name, default, user_id, tenant_id, context).value
-        return found
+        unit = (user_id, tenant_id, context)
+        return self._typed(self._flags.get_bool, "bool", name, default, *unit)
 
     def get_str(
         self,
@@ -166,11 +164,8 @@ class TracedFlags:
         context: Mapping[str, Any] | None = None,
     ) -> str:
         """As ``FeatureFlagManager.get_str``."""
-        span = get_current_span()
-        if not span.is_recording():
-            return self._flags.get_str(name, default, user_id, tenant_id, context)
-        found: str = self._served(span, "string", name, default, user_id, tenant_id, context).value
-        return found
+        unit = (user_id, tenant_id, context)
+        return self._typed(self._flags.get_str, "string", name, default, *unit)
 
     def get_int(
         self,
@@ -181,11 +176,8 @@ class TracedFlags:
         context: Mapping[str, Any] | None = None,
     ) -> int:
         """As ``FeatureFlagManager.get_int``."""
-        span = get_current_span()
-        if not span.is_recording():
-            return self._flags.get_int(name, default, user_id, tenant_id, context)
-        found: int = self._served(span, "int", name, default, user_id, tenant_id, context).value
-        return found
+        unit = (user_id, tenant_id, context)
+        return self._typed(self._flags.get_int, "int", name, default, *unit)
 
     def get_float(
         self,
@@ -196,11 +188,8 @@ class TracedFlags:
         context: Mapping[str, Any] | None = None,
     ) -> float:
         """As ``FeatureFlagManager.get_float``."""
-        span = get_current_span()
-        if not span.is_recording():
-            return self._flags.get_float(name, default, user_id, tenant_id, context)
-        found: float = self._served(span, "float", name, default, user_id, tenant_id, context).value
-        return found
+        unit = (user_id, tenant_id, context)
+        return self._typed(self._flags.get_float, "float", name, default, *unit)
 
     def get_json(
         self,
@@ -211,11 +200,8 @@ class TracedFlags:
         context: Mapping[str, Any] | None = None,
     ) -> Any:
         """As ``FeatureFlagManager.get_json``."""
-        span = get_current_span()
-        if not span.is_recording():
-            return self._flags.get_json(name, default, user_id, tenant_id, context)
-        found: Any = self._served(span, "any", name, default, user_id, tenant_id, context).value
-        return found
+        unit = (user_id, tenant_id, context)
+        return self._typed(self._flags.get_json, "any", name, default, *unit)
 
     def evaluate(
         self,
@@ -231,6 +217,18 @@ class TracedFlags:
         if span.is_recording():
             self._record(span, name, found, user_id, tenant_id, context)
         return found
+
+    def _typed(
+        self, get: Callable[..., Value], wanted: str, name: str, default: Value,
+        user_id: str | int | None, tenant_id: str | int | None, context: Mapping[str, Any] | None,
+    ) -> Value:  # fmt: skip
+        """What ``get`` of the manager answers, told to the span where one records."""
+        span = get_current_span()
+        if not span.is_recording():
+            return get(name, default, user_id, tenant_id, context)
+        found = self._served(span, wanted, name, default, user_id, tenant_id, context)
+        answer: Value = found.value
+        return answer
 
     def _served(
         self, span: Span, wanted: str, name: str, default: Any,
