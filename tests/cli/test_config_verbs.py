@@ -305,3 +305,58 @@ def test_preflight_shows_what_changes_and_refuses_above_its_bound(
     again = published(*apply)
     assert again.out.startswith("production: no merged value changes")
     assert published("apply", "-f", path, "-e", "production", "--yes-change", "1").code == 2
+
+
+def test_preflight_looks_at_other_environments_and_refuses_for_any_of_them(
+    published: Any, write: Callable[..., Path]
+) -> None:
+    many = {f"t{number:03}": {"own": number} for number in range(60)}
+    blocks = {"staging": {"rate": 1}}
+    path = write(config("limits", values={"rate": 5}, environments=blocks, tenants=many))
+    for environment in ("production", "staging"):
+        published.done("apply", "-f", path, "-e", environment)
+    blocks = {"staging": {"rate": 2}}
+    path = write(config("limits", values={"rate": 5}, environments=blocks, tenants=many))
+    apply = ("apply", "-f", path, "-e", "production", "--preflight", "--also", "staging")
+    before = published.history().position
+    ran = published(*apply)
+    assert ran.code == 1
+    assert "production: no merged value changes" in ran.out
+    assert "~ limits.rate: 1 -> 2" in ran.out
+    assert "staging: expected at most 50 tenants to change, found 60" in ran.err
+    told = published(*apply, "--json")
+    assert (told.json["preflight"]["tenants_changed"], told.json["refused"]) == (0, True)
+    assert [each["tenants_changed"] for each in told.json["preflight_also"]] == [60]
+    assert published.history().position == before
+    done = published.done(*apply, "--yes-change", "60")
+    assert done["changed"] == ["config/limits"]
+    assert stored(published, "limits", "staging")["metadata"]["environments"] == {
+        "staging": {"rate": 1}
+    }
+    assert published("apply", "-f", path, "-e", "production", "--also", "staging").code == 2
+
+
+@pytest.mark.parametrize("verb", ["set", "edit", "promote"])
+def test_each_verb_that_changes_configuration_has_a_preflight(
+    published: Any, write: Callable[..., Path], tmp_path: Path, verb: str
+) -> None:
+    many = {f"t{number:03}": {"own": number} for number in range(60)}
+    for environment, rate in (("production", 5), ("staging", 7)):
+        path = write(config("limits", values={"rate": rate}, tenants=many))
+        published.done("apply", "-f", path, "-e", environment)
+    text = tmp_path / "edited.yaml"
+    text.write_text("rate: 7\n")
+    command = {
+        "set": ("set", "limits.rate", "7", "-e", "production"),
+        "edit": ("edit", "limits", "-f", text, "-e", "production"),
+        "promote": ("promote", "limits", "--from", "staging", "--to", "production"),
+    }[verb]
+    before = published.history().position
+    ran = published("config", *command, "--preflight")
+    assert ran.code == 1
+    assert "~ limits.rate: 5 -> 7\n  62 tenants with the base alone\n" in ran.out
+    assert "production: expected at most 50 tenants to change, found 62" in ran.err
+    assert published.history().position == before
+    done = published.done("config", *command, "--preflight", "--yes-change", "62")
+    assert (done["changed"], done["preflight"]["tenants_changed"]) == (["config/limits"], 62)
+    assert published("config", *command, "--yes-change", "62").code == 2

@@ -16,6 +16,7 @@ import click
 
 from control_plane.cli.arguments import checked_channel, reason_option
 from control_plane.cli.output import print_json, progress
+from control_plane.cli.preflight import Preflight, preflight_options
 from control_plane.cli.settings import (
     Settings,
     environment_option,
@@ -49,14 +50,7 @@ if TYPE_CHECKING:
     help="The channel to activate.",
 )  # fmt: skip
 @click.option("--take-over", is_flag=True, help="Write over changes that were not made by apply.")
-@click.option(
-    "--preflight", is_flag=True,
-    help="Show which merged configuration changes, for whom; refuse above 50 tenants.",
-)  # fmt: skip
-@click.option(
-    "--yes-change", "confirmed", type=click.IntRange(0), metavar="N",
-    help="With --preflight: so many tenants at most are meant to change.",
-)  # fmt: skip
+@preflight_options
 @click.option("--out", metavar="FILE", help="Write the signed change set here; do not submit it.")
 @key_options
 @store_options
@@ -69,8 +63,7 @@ def apply(
     no_activate: bool,
     channel: str,
     take_over: bool,
-    preflight: bool,
-    confirmed: int | None,
+    preflight: Preflight,
     out: str | None,
     as_json: bool,
     **given: Any,
@@ -86,13 +79,12 @@ def apply(
 
     --preflight shows which merged configuration values change, for the base and each tenant, before
     anything is signed; with --dry-run nothing follows. More than 50 tenants, or more than
-    --yes-change says, are refused.
+    --yes-change says, are refused. --also shows and bounds what the same documents would change in
+    another environment, where nothing is written.
     """
     from control_plane.cli.files import read_documents
     from control_plane.cli.linting import advise
 
-    if confirmed is not None and not preflight:
-        raise click.UsageError("expected --preflight with --yes-change, found none")
     found = settings(**given)
     documents = read_documents(files)
     with (
@@ -109,7 +101,7 @@ def apply(
         if not take_over:
             for sentence in taken_over(found, environment, documents, comparison).values():
                 raise Refused(sentence)
-        seen = look_ahead(author, environment, documents, confirmed, as_json) if preflight else None
+        seen = preflight.look(author, environment, [each.document for each in documents], as_json)
         if out is not None:
             write_signed(out, author, proposal, comparison, as_json, seen)
             return
@@ -117,39 +109,6 @@ def apply(
             proposal, comparison, atomic=atomic, dry_run=dry_run, progress=moved
         )
     report(environment, comparison, submissions, dry_run, as_json, seen)
-
-
-def look_ahead(
-    author: Publisher,
-    environment: str,
-    documents: Sequence[DocumentFile],
-    confirmed: int | None,
-    as_json: bool,
-) -> dict[str, Any]:
-    """Show which merged values move, and give them as JSON.
-
-    Raises:
-        Refused: for more tenants than 50, or than were ``confirmed``; shown all the same.
-    """
-    from control_plane.cli.configuring_report import impact_json, impact_lines
-    from control_plane.cli.configuring_sources import configs_of, live_configs
-    from control_plane.publish.preflight import MAX_TENANTS, impact, spaces
-
-    given = configs_of(documents)
-    with progress(f"{environment}: configuration") as moved:
-        standing = live_configs(author, environment, given, moved)
-    found = impact(spaces(standing), spaces([*standing, *given]), environment)
-    told = impact_json(found)
-    if not as_json:
-        for line in impact_lines(found):
-            click.echo(line)
-    try:
-        found.require_at_most(MAX_TENANTS if confirmed is None else confirmed)
-    except Refused:
-        if as_json:
-            print_json({"environment": environment, "refused": True, "preflight": told})
-        raise
-    return told
 
 
 def propose(
@@ -222,16 +181,16 @@ def write_signed(
     proposal: Proposal,
     comparison: Comparison,
     as_json: bool,
-    preflight: Mapping[str, Any] | None = None,
+    seen: Mapping[str, Any] | None = None,
 ) -> None:
-    """Sign what would change and write it to a file instead of submitting it."""
+    """Sign what would change and write it to a file; ``seen`` are fields of a preflight."""
     from control_plane.cli.approving import write_change
 
     change = author.sign(proposal, comparison)
     write_change(Path(out), change)
     if as_json:
         told = {"file": out, "statement": change.identity, "changes": len(comparison.changes)}
-        print_json(told | ({} if preflight is None else {"preflight": preflight}))
+        print_json(told | dict(seen or {}))
     else:
         click.echo(
             f"signed {len(comparison.changes)} changes of {proposal.environment} in {out};"
@@ -245,12 +204,12 @@ def report(
     submissions: Sequence[Submission],
     dry_run: bool,
     as_json: bool,
-    preflight: Mapping[str, Any] | None = None,
+    seen: Mapping[str, Any] | None = None,
 ) -> None:
     """Say what changed, what stood already, and the generations it became."""
     if as_json:
         print_json(
-            ({} if preflight is None else {"preflight": preflight})
+            dict(seen or {})
             | {
                 "environment": environment,
                 "dry_run": dry_run,

@@ -106,8 +106,9 @@ def report_changes(
     submissions: Sequence[Submission],
     dry_run: bool,
     as_json: bool,
+    seen: Mapping[str, Any] | None = None,
 ) -> None:
-    """Say which keys a change touched and the generation it became."""
+    """Say which keys a change touched and the generation it became; ``seen`` by a preflight."""
     generation = submissions[-1].generation if submissions and not dry_run else None
     if as_json:
         print_json(
@@ -117,6 +118,7 @@ def report_changes(
                 "changed": [str(key) for key in keys] if submissions else [],
                 "generation": generation,
             }
+            | dict(seen or {})
         )
     elif not submissions:
         click.echo(f"{environment}: nothing to change")

@@ -26,6 +26,7 @@ from control_plane.cli.changing import report_changes
 from control_plane.cli.configuring_diff import diff
 from control_plane.cli.configuring_reading import checked_key, checked_tenant, get, origin
 from control_plane.cli.configuring_validate import validate
+from control_plane.cli.preflight import Preflight, preflight_options
 from control_plane.cli.settings import (
     environment_option,
     key_options,
@@ -66,6 +67,7 @@ _dry_run_option = click.option(
 @click.option("--string", is_flag=True, help="VALUE is text as it stands, no JSON.")
 @reason_option
 @_dry_run_option
+@preflight_options
 @key_options
 @store_options
 def set_value(
@@ -76,6 +78,7 @@ def set_value(
     string: bool,
     reason: str,
     dry_run: bool,
+    preflight: Preflight,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -98,7 +101,7 @@ def set_value(
         named = encode_path(path)
         because = reason or _bounded(f"config set {named}" + (f" for {tenant}" if tenant else ""))
         _publish(
-            author, standing, environment, made, because, "config-set", dry_run, as_json,
+            author, standing, environment, made, because, "config-set", dry_run, as_json, preflight,
             [f"{named} = {json.dumps(wanted, ensure_ascii=False)} in {label}"],
         )  # fmt: skip
 
@@ -112,6 +115,7 @@ def set_value(
 )
 @reason_option
 @_dry_run_option
+@preflight_options
 @key_options
 @store_options
 def edit(
@@ -121,6 +125,7 @@ def edit(
     source: str | None,
     reason: str,
     dry_run: bool,
+    preflight: Preflight,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -147,7 +152,16 @@ def edit(
                 f"config edit {name}" + (f" for {tenant}" if tenant else "")
             )
             _publish(
-                author, standing, environment, made, because, "config-edit", dry_run, as_json, said
+                author,
+                standing,
+                environment,
+                made,
+                because,
+                "config-edit",
+                dry_run,
+                as_json,
+                preflight,
+                said,
             )
 
 
@@ -163,6 +177,7 @@ def edit(
 )  # fmt: skip
 @reason_option
 @_dry_run_option
+@preflight_options
 @click.option("--take-over", is_flag=True, help="Write over changes made by other verbs.")
 @click.option("--out", metavar="FILE", help="Write the signed change set here; do not submit it.")
 @click.option("--trust", metavar="FILE", help="trust.json to verify the log with.")
@@ -174,6 +189,7 @@ def promote(
     target: str,
     reason: str,
     dry_run: bool,
+    preflight: Preflight,
     take_over: bool,
     out: str | None,
     as_json: bool,
@@ -205,7 +221,7 @@ def promote(
 
     carry(
         chosen, source, target, reason=reason, dry_run=dry_run, atomic=True, take_over=take_over,
-        out=out, as_json=as_json, given=given,
+        out=out, as_json=as_json, given=given, preflight=preflight,
     )  # fmt: skip
 
 
@@ -241,17 +257,19 @@ def _publish(
     verb: str,
     dry_run: bool,
     as_json: bool,
+    preflight: Preflight,
     said: list[str],
 ) -> None:
     proposal = author.change(environment, reason, verb=verb)
     proposal.put(document)
     comparison = author.compare(proposal)
     standing.require(comparison.changes)
+    seen = preflight.look(author, environment, [document], as_json)
     submissions = author.submit(proposal, comparison, dry_run=dry_run)
     if submissions and not as_json:
         for line in said:
             click.echo(line)
-    report_changes(environment, list(proposal.changes), submissions, dry_run, as_json)
+    report_changes(environment, list(proposal.changes), submissions, dry_run, as_json, seen)
 
 
 def _bounded(reason: str) -> str:

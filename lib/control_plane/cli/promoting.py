@@ -9,6 +9,7 @@ import click
 
 from control_plane.cli.arguments import checked_environment, checked_references, reason_option
 from control_plane.cli.output import progress
+from control_plane.cli.preflight import Preflight, preflight_options
 from control_plane.cli.settings import Settings, key_options, publisher, settings, store_options
 from control_plane.errors import Refused
 
@@ -31,6 +32,7 @@ CURE = "name what to promote without it, or pass --take-over"
 )  # fmt: skip
 @reason_option
 @click.option("--dry-run", is_flag=True, help="Let the store judge it and write nothing.")
+@preflight_options
 @click.option("--atomic", is_flag=True, help="One change set instead of several of 250.")
 @click.option("--take-over", is_flag=True, help="Write over changes made by other verbs.")
 @click.option("--out", metavar="FILE", help="Write the signed change set here; do not submit it.")
@@ -43,6 +45,7 @@ def promote(
     target: str,
     reason: str,
     dry_run: bool,
+    preflight: Preflight,
     atomic: bool,
     take_over: bool,
     out: str | None,
@@ -61,7 +64,7 @@ def promote(
     carry(
         lambda changes: selected(changes, references, source), source, target,
         reason=reason, dry_run=dry_run, atomic=atomic, take_over=take_over, out=out,
-        as_json=as_json, given=given,
+        as_json=as_json, given=given, preflight=preflight,
     )  # fmt: skip
 
 
@@ -77,6 +80,7 @@ def carry(
     out: str | None,
     as_json: bool,
     given: Mapping[str, Any],
+    preflight: Preflight,
 ) -> None:
     """Carry what ``choose`` picks of the source's live changes, and say what became of it."""
     from control_plane.cli.applying import report, write_signed
@@ -89,17 +93,24 @@ def carry(
             history = replay(author.store, source, found.enrolment(), progress=moved)
         proposal = author.change(target, reason or f"promote from {source}", verb="promote")
         with progress(f"{target}: changes") as moved:
-            propose(proposal, author, source, choose(history.changes))
+            chosen = choose(history.changes)
+            propose(proposal, author, source, chosen)
             comparison = author.compare(proposal)
             if not take_over:
                 _require_untouched(found, target, comparison)
+            configs = [
+                author.document_at(source, str(change.digest))
+                for change in chosen
+                if preflight.wanted and change.key.kind == "config"
+            ]
+            seen = preflight.look(author, target, configs, as_json)
             if out is not None:
-                write_signed(out, author, proposal, comparison, as_json)
+                write_signed(out, author, proposal, comparison, as_json, seen)
                 return
             submissions = author.submit(
                 proposal, comparison, atomic=atomic, dry_run=dry_run, progress=moved
             )
-    report(target, comparison, submissions, dry_run, as_json)
+    report(target, comparison, submissions, dry_run, as_json, seen)
 
 
 def _check(source: str, target: str, references: tuple[str, ...]) -> None:
