@@ -258,6 +258,31 @@ def test_a_key_that_is_neither_str_nor_tuple_is_misuse(stocked: Any, key: Any) -
         stocked.client().config.get(key)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["", ".", "..", "database.\ud800", "\ud800.x", "database.\0", ("",), ("database", "\ud800")],
+)
+def test_a_key_that_no_document_can_hold_has_no_value(stocked: Any, key: Any) -> None:
+    client = stocked.client()
+    with client.pinned() as held:
+        for config in (client.config, held.config):
+            assert config.get(key, 5) == 5
+            with pytest.raises(KeyNotFoundError):
+                config.get(key)
+            with pytest.raises(KeyNotFoundError):
+                config.origin(key)
+            assert dict(config.section(key)) == {}
+
+
+def test_an_error_for_a_key_is_one_bounded_line(stocked: Any) -> None:
+    key = "database.x\nfaked line\x1b[2J" + "y" * 10_000
+    with pytest.raises(KeyNotFoundError) as raised:
+        stocked.client().config.get(key)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1_000
+    assert raised.value.key == key
+
+
 def test_a_tenant_that_no_replica_can_hold_has_the_base_values(stocked: Any) -> None:
     config = stocked.client().config
     for tenant in ("a\0b", "\ud800", "x" * 2000, ""):
@@ -274,6 +299,19 @@ def test_tenants_without_number_do_not_fill_the_memory(
     for number in range(50):
         assert config.get("database.pool.size", tenant_id=f"t{number}") == 50
     assert len(config._table) <= 10
+
+
+def test_large_values_of_tenants_without_number_do_not_fill_the_memory(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.config("prompts", {"all": ["x" * 1_000] * 100})
+    monkeypatch.setattr("control_plane.configs.settings.MAX_KEPT_WEIGHT", 1 << 20)
+    manager = node.client().config
+    for number in range(100):
+        assert len(manager.get("prompts.all", tenant_id=f"t{number}")) == 100
+        assert manager.get("k" * 100_000 + str(number), None) is None
+        assert sum(len(str(kept)) for _, kept in manager._table) < 2 << 20
+        assert len(manager._table) <= 11
 
 
 def test_a_busy_writer_leaves_the_value_read_before(

@@ -458,7 +458,7 @@ class _Appending:
     def appended(self, low: Leaf, high: Leaf) -> Leaf:
         if not high.value:
             return low
-        self._weight += _weight(low.value) + _weight(high.value)
+        self._weight += weight(low.value) + weight(high.value)
         if self._weight > self.MAX_WEIGHT:
             from control_plane.errors import ManifestInvalid
 
@@ -469,14 +469,14 @@ class _Appending:
         return Leaf(low.value + high.value, high.layer)
 
 
-def _weight(value: Any) -> int:
-    """About how many bytes a value is."""
+def weight(value: Any) -> int:
+    """About how many bytes a value is, as JSON has it."""
     if isinstance(value, str):
         return len(value) + 8
     if isinstance(value, list):
-        return 8 + sum(map(_weight, value))
+        return 8 + sum(map(weight, value))
     if isinstance(value, dict):
-        return 8 + sum(len(key) + _weight(inner) for key, inner in value.items())
+        return 8 + sum(len(key) + weight(inner) for key, inner in value.items())
     return 8
 
 

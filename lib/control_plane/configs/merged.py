@@ -110,9 +110,12 @@ def tree_of(leaves: Iterable[tuple[tuple[str, ...], object]]) -> object:
 
 def key_not_found(reader: Reader, path: str, environment: str) -> KeyNotFoundError:
     """The error for a path without a value, with the keys it may have been meant to be."""
+    from control_plane.shown import MAX_SHOWN_NAME, shown
+
     key, nearest = written(path), tuple([written(each) for each in nearest_keys(reader, path)])
     hint = f"; nearest: {', '.join(map(str, nearest))}" if nearest else ""
-    message = f"config {key} ({environment}): expected a key with a value, found none{hint}"
+    asked = shown(key, MAX_SHOWN_NAME)
+    message = f"config {asked} ({environment}): expected a key with a value, found none{hint}"
     return KeyNotFoundError(message, key, nearest)
 
 
@@ -158,7 +161,8 @@ def _below(reader: Reader, path: str, tenant: str) -> Iterator[tuple[str, object
 
 def _scan_prefix(tenant: str, start: str) -> bytes:
     # Cut to what every longer key keeps: a scan may then answer too much, and the path decides.
-    return (bytes((CONFIG,)) + tenant.encode() + b"\0" + start.encode())[:KEPT_PREFIX_BYTES]
+    below = tenant.encode() + b"\0" + start.encode("utf-8", "surrogatepass")
+    return (bytes((CONFIG,)) + below)[:KEPT_PREFIX_BYTES]
 
 
 def _decode(key: bytes, raw: bytes) -> tuple[str, object]:

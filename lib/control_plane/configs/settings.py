@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from control_plane.configs.layers import path_of
+from control_plane.configs.layers import path_of, weight
 from control_plane.configs.merged import (
     ABSENT,
     key_not_found,
@@ -51,8 +51,14 @@ if TYPE_CHECKING:
 MAX_KEPT_VALUES = 65_536
 """Values one manager keeps; past it the table starts again, so tenants cannot fill the memory."""
 
+MAX_KEPT_WEIGHT = 64 << 20
+"""About the bytes of them, keys included: an unknown tenant's large value is kept once more."""
+
 MAX_TENANT_BYTES = 128
 """What the formats allow in a stored tenant."""
+
+NOWHERE = "."
+"""The path of the keys "" and "": no namespace is called so, and nothing is there."""
 
 _WORD = 8 * CONFIG_REVISION
 _TOMBSTONE = 8 * TOMBSTONE
@@ -83,6 +89,7 @@ class ConfigManager:
         "__weakref__",
         "_counts",
         "_environment",
+        "_kept_weight",
         "_others",
         "_owns_source",
         "_previous",
@@ -125,6 +132,7 @@ class ConfigManager:
         self._words = source.words
         self._table: dict[tuple[str | None, Key], Any] = {}
         self._previous: dict[tuple[str | None, Key], Any] = {}
+        self._kept_weight = 0
         self._counts = Counts()
         self._reads = self._counts.counter("", "", "", None)
         source.usage.tell_of(self, CONFIG_READS, self._counts)
@@ -183,7 +191,7 @@ class ConfigManager:
         from control_plane.configs.views import Section
 
         _checked_tenant(tenant_id)
-        return Section(self, _checked_path(prefix), tenant_id)
+        return Section(self, checked_path(prefix), tenant_id)
 
     def snapshot(self, prefix: Key = (), tenant_id: str | None = None) -> Snapshot:
         """Everything below ``prefix``, all there is without one, as a mapping of one generation.
@@ -238,7 +246,7 @@ class ConfigManager:
             return self._of(environment).origin(key, None, tenant_id)
         from control_plane.configs.origin import origin_of
 
-        path, tenant = _checked_path(key), _checked_tenant(tenant_id)
+        path, tenant = checked_path(key), _checked_tenant(tenant_id)
         replica = self._source.open()
         if replica is None:
             require_environment(self._source)
@@ -337,6 +345,7 @@ class ConfigManager:
             return
         # Table first, then revision: a reader between the two reads again, none keeps old data.
         self._previous, self._table = self._table or self._previous, {}
+        self._kept_weight = 0
         self._words = words
         # Without a replica, or in one given up, every call looks again; the source sets the pace.
         self._revision = -1 if replica is None or swapped_away else revision
@@ -347,7 +356,7 @@ class ConfigManager:
     def _load(self, tenant_id: str | None, key: Key) -> Any:
         """Read one value and keep it in the table captured before the read."""
         table = self._table
-        tenant, path = _checked_tenant(tenant_id), _checked_path(key)
+        tenant, path = _checked_tenant(tenant_id), checked_path(key)
         if not tenant and tenant_id is not None:
             # No replica holds it: it has the base's values, and its own text is not kept.
             tenant_id = None
@@ -374,8 +383,11 @@ class ConfigManager:
             # moves that do not mend it.
         if value is ABSENT or isinstance(value, (dict, list)):
             value = Kept(value)
-        if len(table) >= MAX_KEPT_VALUES:
+        # Two threads may both have added, or emptied it: then it is a little more, or less.
+        self._kept_weight += weight(path) + weight(value.value if type(value) is Kept else value)
+        if len(table) >= MAX_KEPT_VALUES or self._kept_weight > MAX_KEPT_WEIGHT:
             table.clear()
+            self._kept_weight = 0
         table[tenant_id, key] = value
         return value
 
@@ -428,19 +440,19 @@ class PinnedConfig:
             ValueError: another environment is named; generations of two are not comparable.
         """
         self._check(environment)
-        path, tenant = _checked_path(key), _checked_tenant(tenant_id)
+        path, tenant = checked_path(key), _checked_tenant(tenant_id)
         value = overridden(self.overrides, path, merged_value(self._view, path, tenant))
         if value is not ABSENT:
             return value
         if default is not ABSENT:
             return default
-        raise key_not_found(self._view, path, self._environment)
+        raise key_not_found(self._view, path_of(key), self._environment)
 
     def section(self, prefix: Key, tenant_id: str | None = None) -> Section:
         """As `ConfigManager.section`, of the pinned generation."""
         from control_plane.configs.views import Section
 
-        return Section(self, _checked_path(prefix), tenant_id)
+        return Section(self, checked_path(prefix), tenant_id)
 
     def origin(
         self, key: Key, environment: str | None = None, tenant_id: str | None = None
@@ -455,7 +467,7 @@ class PinnedConfig:
         from control_plane.configs.origin import origin_of
 
         self._check(environment)
-        path, tenant = _checked_path(key), _checked_tenant(tenant_id)
+        path, tenant = checked_path(key), _checked_tenant(tenant_id)
         return origin_of(self._view, path, tenant, self._environment, self.overrides)
 
     def _check(self, environment: str | None) -> None:
@@ -473,17 +485,33 @@ def _read(replica: Replica | TrustedReplica, path: str, tenant: str) -> object:
         return merged_value(view, path, tenant)
 
 
-def _checked_path(key: Key) -> str:
-    if isinstance(key, str):
-        return path_of(key)
-    if isinstance(key, tuple) and key and all(isinstance(part, str) for part in key):
-        return path_of(key)
-    raise TypeError(f"expected a key as str or as a tuple of one or more str, found {key!r}")
+def checked_path(key: Key) -> str:
+    """The path of a key, ``NOWHERE`` for one that no document can hold.
+
+    Raises:
+        TypeError: it is neither str nor a tuple of them.
+    """
+    if not isinstance(key, str) and not (
+        isinstance(key, tuple) and key and all(isinstance(part, str) for part in key)
+    ):
+        raise TypeError(f"expected a key as str or as a tuple of one or more str, found {key!r}")
+    path = path_of(key)
+    # Keys come from requests, too: what is odd about one makes it unknown, not an error.
+    return path if path and _is_unicode(path) else NOWHERE
 
 
 def _checked_prefix(prefix: Key) -> str:
-    """The path of a prefix; empty for the empty tuple, which every key is below."""
-    return "" if prefix == () else _checked_path(prefix)
+    """The path of a prefix; empty for the empty one, which every key is below."""
+    return "" if prefix in ((), "") else checked_path(prefix)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it: a lone surrogate is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked_tenant(tenant_id: str | None) -> str:
@@ -492,9 +520,6 @@ def _checked_tenant(tenant_id: str | None) -> str:
         return ""
     if not isinstance(tenant_id, str):
         raise TypeError(f"expected tenant_id as str or None, found {type(tenant_id).__name__}")
-    try:
-        storable = len(tenant_id.encode()) <= MAX_TENANT_BYTES and "\0" not in tenant_id
-    except UnicodeEncodeError:
-        # A lone surrogate. Tenants come from requests: this one is unknown, not an error.
-        storable = False
-    return tenant_id if storable else ""
+    # Tenants come from requests: one that is odd is unknown, not an error.
+    storable = _is_unicode(tenant_id) and len(tenant_id.encode()) <= MAX_TENANT_BYTES
+    return tenant_id if storable and "\0" not in tenant_id else ""

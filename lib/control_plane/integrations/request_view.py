@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from control_plane.configs.layers import path_of
 from control_plane.configs.merged import ABSENT
+from control_plane.configs.settings import checked_path
 from control_plane.configs.views import Section
 from control_plane.errors import ViewExpired
 from control_plane.feature_flags.evaluator import BoundFlags
@@ -177,7 +177,7 @@ class RequestConfig:
 
     def section(self, prefix: Key) -> Section:
         """The same calls with every key read below ``prefix``."""
-        return Section(cast("PinnedConfig", self), path_of(prefix))
+        return Section(cast("PinnedConfig", self), checked_path(prefix))
 
     def origin(
         self, key: Key, environment: str | None = None, tenant_id: str | None = None
