@@ -12,7 +12,7 @@ import pytest
 from control_plane import ControlPlaneClient
 from control_plane.client import PinnedView
 from control_plane.integrations.request_view import RequestView
-from control_plane.integrations.snapshots import HOLD_SECONDS, LINGER_SECONDS, Snapshots
+from control_plane.integrations.snapshots import HOLD_SECONDS, LINGER_SECONDS, Snapshot, Snapshots
 from control_plane.replica.header import SAFE_TXNID, HeaderWriter
 from control_plane.replica.reader import OPEN
 from control_plane.replica.source import current_folder
@@ -230,3 +230,25 @@ def forked(check: Callable[[], bool]) -> bool:
         except BaseException:
             os._exit(2)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_threads_that_ask_first_at_once_get_one_generation(
+    kit: ReplicaKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread looks, another asks after the next publication, then the first goes on."""
+    snapshots = Snapshots(kit)
+    view = RequestView(snapshots)
+    newest = Snapshots.newest
+    seen: list[int] = []
+
+    def slow(self: Snapshots) -> Snapshot | None:
+        found = newest(self)
+        if not seen:
+            seen.append(0)
+            kit.set_flag("x", False)
+            seen.append(view.generation)
+        return found
+
+    monkeypatch.setattr(Snapshots, "newest", slow)
+    first = view.generation
+    assert seen[1:] == [first] == [view.generation] == [2]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openfeature.provider import ProviderStatus
 
+import control_plane.openfeature.events
 from control_plane.errors import ReplicaCorrupt
 from control_plane.openfeature import ControlPlaneProvider
+from control_plane.openfeature.events import Events
 from control_plane.testing import ReplicaKit, replica
 from openfeature import api
 
@@ -176,3 +181,67 @@ def test_a_look_that_fails_is_logged_once_and_the_next_tells_all(
     assert said == [
         "telling OpenFeature of changes goes on, a look failed: expected sound pages, found others"
     ]
+
+
+DESCRIPTORS = Path("/proc/self/fd")
+
+
+def descriptors() -> list[str]:
+    """What this process has open to wait with."""
+    found = []
+    for each in DESCRIPTORS.iterdir():
+        # One of them was of the listing itself.
+        with suppress(FileNotFoundError):
+            found.append(str(each.readlink()))
+    return sorted(each for each in found if "inotify" in each or each.startswith("pipe:"))
+
+
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="counts descriptors in /proc")
+def test_a_thread_that_is_slow_to_end_gives_its_descriptors_back(
+    kit: ReplicaKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_plane.openfeature.events, "STOP_SECONDS", 0.0)
+    told, go_on = threading.Event(), threading.Event()
+
+    def tell(event: Any, details: Any) -> None:
+        told.set()
+        go_on.wait(10)
+
+    before = descriptors()
+    events = Events(kit, tell)
+    events.mark()
+    events.start(ready=True)
+    running = events._running
+    assert running is not None
+    kit.set_flag("plain", False)
+    assert told.wait(10)
+    events.stop()
+    assert running.thread.is_alive()
+    go_on.set()
+    running.thread.join(10)
+    assert descriptors() == before
+
+
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="counts descriptors in /proc")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_gives_back_what_a_slow_thread_of_its_parent_waited_with(
+    kit: ReplicaKit, monkeypatch: pytest.MonkeyPatch, in_child: Callable[..., str]
+) -> None:
+    monkeypatch.setattr(control_plane.openfeature.events, "STOP_SECONDS", 0.0)
+    told, go_on = threading.Event(), threading.Event()
+
+    class Slow(ControlPlaneProvider):
+        def emit(self, event: Any, details: Any) -> None:
+            if details.flags_changed is not None:
+                told.set()
+                go_on.wait(10)
+            super().emit(event, details)
+
+    provider = Slow(kit)
+    api.set_provider_and_wait(provider)
+    kit.set_flag("plain", False)
+    assert told.wait(10)
+    before = len([each for each in descriptors() if "inotify" in each])
+    answer = in_child(lambda: len([each for each in descriptors() if "inotify" in each]))
+    go_on.set()
+    assert (before, answer) == (1, "1")

@@ -38,21 +38,39 @@ if TYPE_CHECKING:
     Bind = Callable[[], Mapping[str, Any] | None]
 
 
+class _Hold:
+    """A snapshot that a request holds for a time; the first that follows it follows for all.
+
+    So threads that look at once, and are overtaken by a publication, still agree on one. It is a
+    mapping's ``setdefault`` that decides, and no lock, which a fork could leave locked.
+    """
+
+    __slots__ = ("_next", "snapshot", "until")
+
+    def __init__(self, snapshot: Snapshot | None = None, until: float = 0.0) -> None:
+        self.snapshot = snapshot
+        self.until = until
+        self._next: dict[None, _Hold] = {}
+
+    def followed_by(self, hold: _Hold) -> _Hold:
+        """The hold that follows this one: the given one, unless another came first."""
+        return self._next.setdefault(None, hold)
+
+
 class RequestView:
     """Flags, configuration and registry for one request; ``flags`` and ``config`` are bound.
 
     Safe to use from several threads and coroutines of one request.
     """
 
-    __slots__ = ("_bind", "_bound", "_closed", "_snapshot", "_snapshots", "_until")
+    __slots__ = ("_bind", "_bound", "_closed", "_hold", "_snapshots")
 
     def __init__(self, snapshots: Snapshots, bind: Bind | None = None) -> None:
         """``bind`` gives the caller: ``user_id``, ``tenant_id`` and any other attributes."""
         self._snapshots = snapshots
         self._bind = bind
         self._bound: dict[str, Any] | None = None
-        self._snapshot: Snapshot | None = None
-        self._until = 0.0
+        self._hold = _Hold()
         self._closed = False
 
     @property
@@ -96,12 +114,12 @@ class RequestView:
 
     def renew(self) -> None:
         """Let the next question be answered from the newest generation, and those after it."""
-        self._snapshot = None
+        self._hold = _Hold()
 
     def close(self) -> None:
         """End the request; may be called again."""
         self._closed = True
-        self._snapshot = None
+        self._hold = _Hold()
 
     def pinned(self) -> PinnedView | ControlPlaneClient:
         """What answers now, unbound: the generation held, or the client itself."""
@@ -117,15 +135,18 @@ class RequestView:
             return ask(self.pinned())
 
     def _held(self) -> Snapshot | None:
-        snapshot = self._snapshot
-        now = self._snapshots.clock()
-        if snapshot is not None and now < self._until and snapshot.is_whole():
-            return snapshot
         if self._closed:
             return None
-        self._snapshot = snapshot = self._snapshots.newest()
-        self._until = now + HOLD_SECONDS
-        return snapshot
+        hold, now = self._hold, self._snapshots.clock()
+        while hold.snapshot is None or now >= hold.until or not hold.snapshot.is_whole():
+            snapshot = self._snapshots.newest()
+            if snapshot is None:
+                return None
+            mine = _Hold(snapshot, now + HOLD_SECONDS)
+            self._hold = hold = hold.followed_by(mine)
+            if hold is mine:
+                break
+        return hold.snapshot
 
 
 class RequestFlags(BoundFlags):

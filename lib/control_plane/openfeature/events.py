@@ -79,20 +79,36 @@ class _Running:
     def __init__(self, run: Callable[[_Running], None]) -> None:
         self.signal = Signal()
         self.stop = threading.Event()
+        self._run = run
+        self._closing = threading.Lock()
         self.thread = threading.Thread(
-            target=run, args=(self,), name="control-plane-openfeature", daemon=True
+            target=self._until_ended, name="control-plane-openfeature", daemon=True
         )
         self.thread.start()
 
     def end(self) -> None:
+        """Have the thread end; waits for it, a second at most, unless it is the caller's own."""
         self.stop.set()
-        self.signal.wake()
+        with self._closing:
+            self.signal.wake()
         # Whoever is told of an event in this very thread may end it, too.
         if self.thread is not threading.current_thread():
             self.thread.join(STOP_SECONDS)
-        # One that goes on for now may still use them: better kept open than another file's.
+
+    def bury(self) -> None:
+        """Give back what a thread waited with that stayed with the parent of a fork."""
         if not self.thread.is_alive():
+            # No lock: the thread may have held it when this process came into being without it.
             self.signal.close()
+
+    def _until_ended(self) -> None:
+        try:
+            self._run(self)
+        finally:
+            # However long after `end` that is: nobody else knows when it has ended. Under the lock
+            # of `wake`: the number of a closed descriptor may be another file's a moment later.
+            with self._closing:
+                self.signal.close()
 
 
 class Events:
@@ -142,6 +158,7 @@ class Events:
     def resume(self) -> None:
         """Go on from where `pause` ended the thread, if it did."""
         if self._running is not None:
+            self._running.bury()
             self._running = _Running(self._run)
 
     def _run(self, running: _Running) -> None:
