@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -568,6 +570,20 @@ def test_a_caller_may_have_changes_delivered_in_its_own_thread(stocked: Any) -> 
         config._watcher.deliver()
         assert told[-1] == url
     assert told == ["u1", "u2", "u3"]
+
+
+def test_watches_that_come_and_go_leave_nothing_for_forks_to_call(
+    stocked: Any, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = stocked.client()
+    registered: list[object] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **hooks: registered.append(hooks))
+    manager = ConfigManager(client)
+    manager.watch("database", heard)
+    watcher = weakref.ref(manager._watcher)
+    manager.close()
+    gc.collect()
+    assert (watcher(), registered) == (None, [])
 
 
 def test_closing_the_manager_leaves_no_thread_and_no_descriptor(stocked: Any, heard: Heard) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import queue
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -257,6 +259,46 @@ def test_no_thread_of_the_provider_lives_through_a_fork(
     monkeypatch.setattr(events, "resume", lambda: (at_fork.append(threads()), resume()))
     assert in_child(lambda: (at_fork, threads())) == str(([[]], [THREAD]))
     assert at_fork == [[]]
+
+
+MADE_DURING_A_FORK = """
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+made = []
+# What is registered first is called last before a fork: the provider's own part is done by then.
+os.register_at_fork(before=lambda: made or made.append(ControlPlaneProvider(replica=sys.argv[1])))
+from control_plane.openfeature import ControlPlaneProvider
+first = ControlPlaneProvider(replica=sys.argv[1])
+child = os.fork()
+answers = [each.resolve_boolean_details("on", False).value for each in (first, *made)]
+assert answers == [True, True], answers
+for each in (first, *made):
+    each.shutdown()
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_provider_made_while_the_process_forks_disturbs_nobody(kit: ReplicaKit) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MADE_DURING_A_FORK, kit.replica],
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_providers_that_come_and_go_leave_nothing_for_forks_to_call(
+    kit: ReplicaKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[object] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **hooks: registered.append(hooks))
+    provider = ControlPlaneProvider(kit)
+    gone = weakref.ref(provider)
+    provider.shutdown()
+    del provider
+    gc.collect()
+    assert (gone(), registered) == (None, [])
 
 
 GUNICORN = """

@@ -242,9 +242,7 @@ class Watcher:
         self._thread: threading.Thread | None = None
         self._signal: Signal | None = None
         self._closed = False
-        if hasattr(os, "register_at_fork"):
-            itself = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _after_fork_in_child(itself()))
+        WATCHERS.add(self)
 
     def add(
         self,
@@ -490,10 +488,37 @@ def _place_of(error: BaseException) -> tuple[type, object, int]:
     return (type(error), trace and trace.tb_frame.f_code, trace.tb_lineno if trace else 0)
 
 
-def _after_fork_in_child(watcher: Watcher | None) -> None:
+class Watchers:
+    """The watchers of this process, which go on in a forked child.
+
+    The interpreter is told of them once and for all: what it is told of forks it never forgets.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakSet[Watcher] = weakref.WeakSet()
+
+    def add(self, watcher: Watcher) -> None:
+        """Let this one go on, too, for as long as anybody has it."""
+        self._known.add(watcher)
+
+    def after_fork_in_child(self) -> None:
+        """Let each go on in the child."""
+        for watcher in list(self._known):
+            _after_fork_in_child(watcher)
+
+
+WATCHERS = Watchers()
+if hasattr(os, "register_at_fork"):
+    # After the reader's own, whose locks the threads that start then are to find new.
+    import control_plane.replica.reader  # noqa: F401
+
+    os.register_at_fork(after_in_child=WATCHERS.after_fork_in_child)
+
+
+def _after_fork_in_child(watcher: Watcher) -> None:
     """Nobody holds the child's locks, and the thread and its queue stayed with the parent."""
-    if watcher is None:
-        return
     left = list(watcher._found)
     if watcher._deliverer == threading.get_ident():
         # A callback forked: it goes on in this very thread, and is not called anew.

@@ -117,13 +117,7 @@ class ControlPlaneProvider(AbstractProvider):
         # The SDK sets providers in the caller's thread, initialises and shuts them down in others.
         self._lock = threading.RLock()
         self._open()
-        if hasattr(os, "register_at_fork"):
-            itself = weakref.ref(self)
-            os.register_at_fork(
-                before=lambda: _call(itself(), ControlPlaneProvider._before_fork),
-                after_in_parent=lambda: _call(itself(), ControlPlaneProvider._after_fork),
-                after_in_child=lambda: _call(itself(), ControlPlaneProvider._after_fork),
-            )
+        PROVIDERS.add(self)
 
     # What the SDK calls around evaluations.
 
@@ -331,11 +325,42 @@ class ControlPlaneProvider(AbstractProvider):
             self._lock.release()
 
 
-def _call(
-    provider: ControlPlaneProvider | None, what: Callable[[ControlPlaneProvider], None]
-) -> None:
-    if provider is not None:
-        what(provider)
+class Providers:
+    """The providers of this process, each of which is held over a fork.
+
+    The interpreter is told of them once and for all: what it is told of forks it never forgets.
+    """
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakSet[ControlPlaneProvider] = weakref.WeakSet()
+        # By thread: two may be about to fork, and one made meanwhile is held by neither.
+        self._held: dict[int, list[ControlPlaneProvider]] = {}
+
+    def add(self, provider: ControlPlaneProvider) -> None:
+        """Hold this one, too, for as long as anybody has it."""
+        self._known.add(provider)
+
+    def before_fork(self) -> None:
+        """Have nothing half done, and no thread, until the fork is over."""
+        # In one order: two threads that fork never wait for each other.
+        self._held[threading.get_ident()] = held = sorted(self._known, key=id)
+        for provider in held:
+            provider._before_fork()
+
+    def after_fork(self) -> None:
+        """Let those go on that were held; in the parent and in the child."""
+        held = self._held.pop(threading.get_ident(), [])
+        for provider in held:
+            provider._after_fork()
+
+
+PROVIDERS: Final = Providers()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=PROVIDERS.before_fork,
+        after_in_parent=PROVIDERS.after_fork,
+        after_in_child=PROVIDERS.after_fork,
+    )
 
 
 def _structure(value: Any) -> Any:
