@@ -16,6 +16,7 @@ from control_plane.manifests.growthbook import import_growthbook
 from control_plane.manifests.imported import Imported
 from control_plane.manifests.launchdarkly import import_launchdarkly
 from control_plane.manifests.loader import Document
+from control_plane.manifests.unleash import import_unleash
 from control_plane.testing import replica
 
 DEEP = 1500
@@ -81,6 +82,31 @@ def test_saved_groups_of_growthbook_that_double_are_refused_before_they_are_writ
     found = growthbook({"f": {"defaultValue": True, "rules": [rule]}}, groups)
     [problem] = found.problems
     assert "expected at most 10000 conditions with saved groups written out" in problem.text
+
+
+def unleash(count: int, *segments: int) -> Imported:
+    """A feature that asks segments, the one there is of so many constraints."""
+    constraints = [
+        {"contextName": f"a{n}", "operator": "IN", "values": ["x"]} for n in range(count)
+    ]
+    strategy = {"name": "default", "parameters": {}, "segments": [*segments]}
+    feature = {"name": "f", "type": "release", "enabled": True, "strategies": [strategy]}
+    value = {
+        "version": 2, "features": [feature], "segments": [{"id": 1, "constraints": constraints}],
+    }  # fmt: skip
+    return import_unleash(Document(value, "export.json", b"{}"))
+
+
+def test_a_segment_of_unleash_that_is_asked_again_is_written_once() -> None:
+    once, often = unleash(50, 1), unleash(50, *[1] * 200)
+    assert once.problems == often.problems == ()
+    assert once.documents == often.documents
+
+
+def test_constraints_of_unleash_without_bound_are_refused_before_they_are_translated() -> None:
+    [problem] = unleash(20_000, 1).problems
+    assert "expected at most 1000 constraints in one strategy" in problem.text
+    assert problem.path == ("features", 0, "strategies", 0)
 
 
 def test_a_chain_of_segments_of_launchdarkly_without_end_is_refused() -> None:

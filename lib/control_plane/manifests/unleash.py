@@ -54,6 +54,7 @@ from control_plane.manifests.variants import completed, is_variant_name, type_of
 SUFFIX: Final = ".variant"
 MAX_BLOCK: Final = 256
 
+_MOST_CONSTRAINTS: Final = 1000
 _TOP: Final = frozenset(("version", "features", "segments", "query", "meta"))
 _FEATURE: Final = frozenset(
     (
@@ -346,16 +347,24 @@ class _Feature:
         segments = strategy.get("segments") or []
         if not isinstance(segments, list):
             self._refuse((*where, "segments"), "a list of segments", segments)
+        asked: set[Path] = set()
         for number in segments:
             more, place = self._features.segment(self.key, number, (*where, "segments"))
-            constraints = [*constraints, *more]
-            places += [(*place, "constraints", at) for at in range(len(more))]
+            if place not in asked:
+                asked.add(place)
+                constraints = [*constraints, *more]
+                places += [(*place, "constraints", at) for at in range(len(more))]
+        if len(constraints) > _MOST_CONSTRAINTS:
+            expected = f"at most {_MOST_CONSTRAINTS} constraints in one strategy"
+            self._refuse(where, expected, len(constraints))
         found = _Matching(self._strategy(strategy, where))
+        conditions = []
         for constraint, place in zip(constraints, places, strict=True):
             if constraint.get("contextName") == TIME:
                 _narrow(found.times, *self._constraints.moment(constraint, place))
             else:
-                found.condition = all_of(found.condition, self._constraints.when(constraint, place))
+                conditions.append(self._constraints.when(constraint, place))
+        found.condition = all_of(found.condition, *conditions)
         if _empty(found.times):
             found.condition = False
         return found
