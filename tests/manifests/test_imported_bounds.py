@@ -73,6 +73,19 @@ def test_a_chain_of_features_of_growthbook_without_end_is_refused() -> None:
         assert client.flags.evaluate(deepest, None, user_id="u").error_code is None
 
 
+@pytest.mark.parametrize("field", ["filters", "parentConditions"])
+def test_what_a_rule_of_growthbook_asks_is_bounded_before_it_is_put_together(field: str) -> None:
+    asked = {
+        "filters": [{"seed": str(n), "ranges": [[0, 0.5]]} for n in range(10_000)],
+        "parentConditions": [{"id": f"p{n}", "condition": {"value": True}} for n in range(10_000)],
+    }[field]
+    others = {f"p{n}": {"defaultValue": n % 2 == 0} for n in range(10_000)}
+    found = growthbook(others | {"f": {"defaultValue": 1, "rules": [{"force": 2, field: asked}]}})
+    [problem] = found.problems
+    assert problem.text == "flag f: expected at most 100 items, found 10000"
+    assert problem.path == ("features", "f", "rules", 0, field)
+
+
 def test_saved_groups_of_growthbook_that_double_are_refused_before_they_are_written_out() -> None:
     groups: dict[str, Any] = {"g0": {"type": "condition", "condition": {"a": 1}}}
     for number in range(1, 40):

@@ -54,6 +54,8 @@ _RULE: Final = frozenset(
         "parentConditions", "tracks", "metadata",
     )
 )  # fmt: skip
+_MOST_ASKED: Final = 100
+"""Parents, or filters, of one rule: our rules ask no more, and putting more together takes long."""
 _POINTS: Final = {1: 1000, 2: 10000}
 _BUCKETINGS: Final = {1: GROWTHBOOK_1, 2: GROWTHBOOK_2}
 _ATTRIBUTES: Final = "a call's context is the user's attributes, by the names they have there"
@@ -298,8 +300,7 @@ class _Feature:
     def _prerequisites(self, parents: Any, where: Path) -> Condition:
         """What the rule asks of other flags; a gate is asked by the rules after it, too."""
         where = (*where, "parentConditions")
-        if not isinstance(parents, list):
-            refuse(where, "a list", parents)
+        _check_list(parents, where)
         asked: Condition = True
         for index, parent in enumerate(parents):
             holds = self._parent(parent, (*where, index))
@@ -340,8 +341,7 @@ class _Feature:
 
     def _filters(self, filters: Any, where: Path) -> Condition:
         where = (*where, "filters")
-        if not isinstance(filters, list):
-            refuse(where, "a list", filters)
+        _check_list(filters, where)
         found: Condition = True
         for index, each in enumerate(filters):
             here = (*where, index)
@@ -445,6 +445,13 @@ class _Feature:
             refuse(where, "a seed that is not empty", seed)
         if not _is_version(version):
             refuse(where, "the hash version 1 or 2", version)
+
+
+def _check_list(value: Any, where: Path) -> None:
+    if not isinstance(value, list):
+        refuse(where, "a list", value)
+    if len(value) > _MOST_ASKED:
+        refuse(where, f"at most {_MOST_ASKED} items", len(value))
 
 
 def _check_fields(value: Mapping[str, Any], known: frozenset[str], where: Path) -> None:
