@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import control_plane
 from control_plane.client import PinnedView
 from control_plane.codegen.description import Seen, described
+from control_plane.codegen.shapes import Fields, Items, shape_of
 from control_plane.codegen.writing import ALIASES, CLASSES, module_text, stub_text
 from control_plane.configs.settings import PinnedConfig
 from control_plane.feature_flags.evaluator import BoundFlags
@@ -342,3 +343,16 @@ def test_a_key_named_like_a_type_leaves_the_type_its_meaning(
     assert module.CConfig.__annotations__["str"] is int
     assert module.CConfig.__annotations__["int"] is str
     assert module.CConfig.__annotations__["c"] is module.CCConfig
+
+
+@pytest.mark.parametrize("said", [{"properties": {"a": {"type": "integer"}}}, None])
+def test_values_say_which_keys_there_are_but_not_for_the_next_item_of_a_schemas_list(
+    said: dict[str, Any] | None,
+) -> None:
+    items = shape_of({"type": "array", **({"items": said} if said else {})}, [[{"a": 1}]])
+    assert isinstance(items, Items)
+    assert isinstance(items.item, Fields)
+    assert (set(items.item.fields), items.item.required) == ({"a"}, set())
+    whole = shape_of(said, [{"a": 1}])
+    assert isinstance(whole, Fields)
+    assert whole.required == {"a"}
