@@ -356,3 +356,11 @@ def test_values_say_which_keys_there_are_but_not_for_the_next_item_of_a_schemas_
     whole = shape_of(said, [{"a": 1}])
     assert isinstance(whole, Fields)
     assert whole.required == {"a"}
+
+
+def test_values_say_nothing_of_required_keys_where_a_schema_contains_itself() -> None:
+    tree = {"properties": {"name": {"type": "string"}, "child": {"$ref": "#/$defs/tree"}}}
+    schema = {"$ref": "#/$defs/tree", "$defs": {"tree": tree}}
+    shape = shape_of(schema, [{"name": "a", "child": {}}])
+    assert isinstance(shape, Fields)
+    assert (shape.fields["child"], shape.required) == (shape, set())
