@@ -1,5 +1,7 @@
 """What `verify` notices."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,26 @@ def test_a_header_that_lies_is_named(folder, write_replica):
     problems = verify(folder).problems
     assert problems[0] == "header: expected generation 5, found 4"
     assert problems[1].startswith("header: expected word 6 up to")
+
+
+def test_a_header_that_a_commit_is_about_to_reach_is_waited_for(folder, write_replica):
+    write_replica()
+    page = HeaderWriter(current_folder(folder) + "/header")
+    told = page[header.TXN_ID], page[header.GENERATION]
+    page[header.TXN_ID], page[header.GENERATION] = told[0] - 1, told[1] - 1
+
+    def tell() -> None:
+        page[header.TXN_ID] = told[0]
+        time.sleep(0.05)
+        page[header.GENERATION] = told[1]
+
+    writer = threading.Timer(0.1, tell)
+    writer.start()
+    try:
+        assert verify(folder).problems == ()
+    finally:
+        writer.join()
+        page.close()
 
 
 def test_a_replica_is_verified_beside_its_running_writer(
