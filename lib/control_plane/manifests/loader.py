@@ -9,7 +9,7 @@
   are no strings are refused, with line and column counted from 1.
 - Bytes are UTF-8 without a byte order mark, bounded in size, and at most 64 levels deep. The
   parser's events are folded here with a stack of our own, so depth cannot exhaust Python's, and
-  libyaml reads on only as far as we ask.
+  what lies beyond the bound stays unread, but for what libyaml looks ahead.
 
 JSON files go through the strict JSON reader and end as the same values.
 """
@@ -19,7 +19,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +35,8 @@ SUFFIXES = (".yaml", ".yml", ".json")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_JSON = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)|NaN|[-+]?Infinity")
 _MAX_SHOWN = 60
+# libyaml's own bound, from 0.2.6 on: 1,000 levels, met while it looks ahead of the event asked for.
+_TOO_DEEP = "exceeded maximum nesting depth"
 _WORDS: dict[str, Json] = {"null": None, "true": True, "false": False}
 # RFC 8785 writes a number from here on with an exponent, so that it is no integer to its reader.
 _EXPONENT_FORM = 1e21
@@ -163,10 +167,12 @@ def _events(data: bytes, what: str, max_bytes: int) -> Iterator[Any]:
     except ImportError as error:
         raise MissingExtra.of("pyyaml", "publish") from error
     _check_bytes(data, what, max_bytes)
+    given = 0
     try:
         _refuse_directives(data, what)
         for event in yaml.parse(data, Loader=yaml.CLoader):
             yield event
+            given += 1
             if isinstance(event, yaml.DocumentEndEvent):
                 mark: Any = event.end_mark
                 _refuse_directives(data.decode("utf-8")[mark.index :], what, mark.line)
@@ -174,6 +180,11 @@ def _events(data: bytes, what: str, max_bytes: int) -> Iterator[Any]:
         problem = _one_line(error.problem or error.context or "another text")
         problem = problem.removeprefix("found ").removeprefix("did not find ")
         mark = error.problem_mark or error.context_mark
+        if problem == _TOO_DEEP and mark is not None:
+            # The levels before it: the reader refuses the first that is one too many for it.
+            text = data.decode("utf-8")[: mark.index]
+            with suppress(yaml.YAMLError):
+                yield from islice(yaml.parse(text, Loader=yaml.CLoader), given, None)
         raise _refusal(what, "YAML", problem, mark) from error
     except yaml.YAMLError as error:
         raise SyntaxInvalid(f"{what}: expected YAML, found {_one_line(str(error))}") from error
